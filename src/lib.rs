@@ -1,1 +1,6 @@
+//! Tollgate, an egress secrets proxy for sandboxes that run untrusted code.
 
+pub mod cli;
+pub mod host;
+pub mod policy;
+pub mod secret;

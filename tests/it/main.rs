@@ -1,1 +1,1 @@
-
+//! Promises of the product, kept on real sockets.

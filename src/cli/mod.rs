@@ -1,0 +1,56 @@
+//! The command line: one file per command, no logic that the library lacks.
+
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+pub use terminal::{Failure, Terminal};
+
+/// Parses the arguments, runs the command, and turns its outcome into an exit status: 0 done, 1 the check or the start failed, 2 wrong usage.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut terminal = Terminal::new();
+    match cli.command.run(&mut terminal) {
+        Ok(code) => code,
+        Err(failure) => {
+            terminal.error(&failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An egress secrets proxy: the sandbox holds sealed tokens, Tollgate holds the credentials.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version, about, max_term_width = 110, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print a shell completion script.
+    #[command(
+        after_help = "Example:\n  tollgate completions bash > ~/.local/share/bash-completion/completions/tollgate"
+    )]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+impl Command {
+    fn run(self, terminal: &mut Terminal) -> Result<ExitCode, Failure> {
+        match self {
+            Self::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut script);
+                terminal.print(&String::from_utf8_lossy(&script))?;
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}

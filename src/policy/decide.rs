@@ -1,0 +1,292 @@
+//! The one decision. The proxy, `explain`, `test` and introspection all ask here; nobody else compares a host with a rule.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use http::Method;
+
+use super::effective::{AllowRule, Allowlist, BoundSecret, EffectivePolicy, RuleName};
+use super::path::NormalPath;
+use super::verdict::{ConnectPermit, Denial, DenyReason, RequestPermit, Verdict};
+use crate::host::address::{CheckedAddr, Reach, reach};
+use crate::host::{Destination, Scheme};
+
+/// Decides whether a connection may be opened, before its scheme, method or path are known.
+pub fn decide_connect(
+    policy: &EffectivePolicy,
+    destination: &Destination,
+) -> Verdict<ConnectPermit> {
+    match evaluate(policy, destination, None) {
+        Ok(opened) => {
+            Verdict::Allow(ConnectPermit { destination: destination.clone(), rule: opened.rule })
+        }
+        Err(denial) => Verdict::Deny(denial),
+    }
+}
+
+/// Decides one request. `path` is the request target's path as sent, with or without its query.
+pub fn decide_request(
+    policy: &Arc<EffectivePolicy>,
+    destination: &Destination,
+    scheme: Scheme,
+    method: &Method,
+    path: &str,
+) -> Verdict<RequestPermit> {
+    let request = Request { scheme, method, path };
+    let opened = match evaluate(policy, destination, Some(&request)) {
+        Ok(opened) => opened,
+        Err(denial) => return Verdict::Deny(denial),
+    };
+    let mut secrets: Vec<Arc<BoundSecret>> = Vec::new();
+    for secret in policy.secrets_by_host().matching_port(&destination.host, destination.port) {
+        if !secrets.iter().any(|known| Arc::ptr_eq(known, secret)) {
+            secrets.push(secret.clone());
+        }
+    }
+    let injected = match scheme {
+        Scheme::Https => {
+            secrets.iter().filter(|secret| injects(secret, method, path)).cloned().collect()
+        }
+        Scheme::Http => Vec::new(),
+    };
+    Verdict::Allow(RequestPermit {
+        policy: policy.clone(),
+        destination: destination.clone(),
+        scheme,
+        rule: opened.rule,
+        opened_by_name: opened.by_name,
+        secrets,
+        injected,
+    })
+}
+
+/// Decides the addresses that a permitted destination resolved to: one bad answer refuses all.
+pub fn decide_address(
+    permit: &RequestPermit,
+    answers: &[SocketAddr],
+    own: &OwnSockets,
+) -> Result<Vec<CheckedAddr>, Denial> {
+    answers.iter().map(|&answer| check_address(permit, answer, own)).collect()
+}
+
+/// The addresses on which this Tollgate listens: never dialled, whatever the policy says.
+#[derive(Clone, Debug, Default)]
+pub struct OwnSockets {
+    /// As bound; an unspecified address stands for every address of the machine.
+    pub listening: Vec<SocketAddr>,
+}
+
+impl OwnSockets {
+    fn includes(&self, answer: SocketAddr) -> bool {
+        let same_host = |bound: IpAddr| {
+            bound == answer.ip()
+                || (bound.is_unspecified() && reach(answer.ip()) == Reach::Internal)
+        };
+        self.listening.iter().any(|bound| bound.port() == answer.port() && same_host(bound.ip()))
+    }
+}
+
+struct Request<'a> {
+    scheme: Scheme,
+    method: &'a Method,
+    path: &'a str,
+}
+
+/// What opened a destination.
+struct Opened {
+    rule: Option<RuleName>,
+    /// By an entry other than a bare `*`, which alone may lead to internal addresses.
+    by_name: bool,
+}
+
+/// The rules in their order: never-carried methods, denies, the allowlist.
+fn evaluate(
+    policy: &EffectivePolicy,
+    destination: &Destination,
+    request: Option<&Request<'_>>,
+) -> Result<Opened, Denial> {
+    if let Some(request) = request {
+        check_carried(request.method)?;
+    }
+    if let Some(rule) = policy.deny_set().matching_port(&destination.host, destination.port).next()
+    {
+        let detail = format!("{destination} is denied by {rule}");
+        return Err(Denial::new(
+            DenyReason::HostDenied,
+            detail,
+            "a deny beats every allow; an operator would remove it; a retry will not help",
+        )
+        .by(rule.clone()));
+    }
+    match policy.allowlist() {
+        Allowlist::Only(rules) => rules
+            .matching(&destination.host)
+            .map(|(ports, rule)| Candidate::test(rule, ports.admits(destination.port), request))
+            .min_by_key(|candidate| candidate.failed)
+            .map_or_else(
+                || Err(not_listed(policy, destination)),
+                |best| best.into_result(destination, request),
+            ),
+        Allowlist::Unrestricted if destination.host.ip().is_none() => {
+            Ok(Opened { rule: None, by_name: false })
+        }
+        Allowlist::Unrestricted => Err(Denial::new(
+            DenyReason::HostNotAllowed,
+            format!("{destination} is an IP literal, and no layer lists it"),
+            "use the host's name, or have an operator list this very address; a retry will not help",
+        )),
+        Allowlist::Nothing => Err(Denial::new(
+            DenyReason::HostNotAllowed,
+            "no layer has an allowlist, and the operator's egress.default is deny",
+            format!(
+                "an operator would add `{}` to a layer's egressAllowlist; a retry will not help",
+                destination.host
+            ),
+        )
+        .by(RuleName::operator("egress.default: deny"))),
+    }
+}
+
+/// TRACE and its kin echo what they are sent, secrets included; CONNECT opens tunnels only at the proxy itself.
+fn check_carried(method: &Method) -> Result<(), Denial> {
+    let never = *method == Method::TRACE
+        || *method == Method::CONNECT
+        || matches!(method.as_str(), "TRACK" | "DEBUG");
+    if never {
+        let detail = format!("the method {method} is never carried");
+        return Err(Denial::new(
+            DenyReason::MethodNotAllowed,
+            detail,
+            "no policy allows it; a retry will not help",
+        )
+        .with_status(405));
+    }
+    Ok(())
+}
+
+/// An entry that names the host, and the first thing about it that does not fit.
+struct Candidate<'a> {
+    rule: &'a AllowRule,
+    /// Ordered: what got furthest is the most telling reason.
+    failed: Failed,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Failed {
+    Nothing,
+    PathFault,
+    Path,
+    Method,
+    Scheme,
+    Port,
+}
+
+impl<'a> Candidate<'a> {
+    fn test(rule: &'a AllowRule, port: bool, request: Option<&Request<'_>>) -> Self {
+        let failed = match request {
+            _ if !port => Failed::Port,
+            Some(request)
+                if !rule.schemes.is_empty() && !rule.schemes.contains(&request.scheme) =>
+            {
+                Failed::Scheme
+            }
+            Some(request) if !rule.methods.is_empty() && !rule.methods.contains(request.method) => {
+                Failed::Method
+            }
+            Some(request) if !rule.paths.is_empty() => match NormalPath::parse(request.path) {
+                Err(_) => Failed::PathFault,
+                Ok(path) if !rule.paths.iter().any(|glob| glob.matches(&path)) => Failed::Path,
+                Ok(_) => Failed::Nothing,
+            },
+            _ => Failed::Nothing,
+        };
+        Self { rule, failed }
+    }
+
+    fn into_result(
+        self,
+        destination: &Destination,
+        request: Option<&Request<'_>>,
+    ) -> Result<Opened, Denial> {
+        let (reason, what) = match (self.failed, request) {
+            (Failed::Nothing, _) => {
+                return Ok(Opened {
+                    rule: Some(self.rule.name.clone()),
+                    by_name: !self.rule.pattern.is_any(),
+                });
+            }
+            (Failed::Port, _) | (_, None) => {
+                (DenyReason::PortNotAllowed, format!("port {}", destination.port))
+            }
+            (Failed::Scheme, Some(request)) => {
+                (DenyReason::SchemeNotAllowed, format!("scheme {}", request.scheme))
+            }
+            (Failed::Method, Some(request)) => {
+                (DenyReason::MethodNotAllowed, format!("method {}", request.method))
+            }
+            (Failed::Path, Some(_)) => (DenyReason::PathNotAllowed, "this path".to_owned()),
+            (Failed::PathFault, Some(_)) => (
+                DenyReason::PathNotAllowed,
+                "a path that can be read in more than one way".to_owned(),
+            ),
+        };
+        let detail =
+            format!("{} is listed by {}, but not for {what}", destination.host, self.rule.name);
+        let hint = "an operator would widen that entry or add another; a retry will not help";
+        Err(Denial::new(reason, detail, hint).by(self.rule.name.clone()))
+    }
+}
+
+fn not_listed(policy: &EffectivePolicy, destination: &Destination) -> Denial {
+    let layers = policy.layers().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let host = destination.authority(Scheme::Https);
+    Denial::new(
+        DenyReason::HostNotAllowed,
+        format!("no entry of the allowlist names {} (layers: {layers})", destination.host),
+        format!(
+            "an operator would add `{host}` to the egressAllowlist of one of these layers; a retry will not help"
+        ),
+    )
+}
+
+fn injects(secret: &BoundSecret, method: &Method, path: &str) -> bool {
+    let Some(inject) = &secret.inject else { return false };
+    let by_method = inject.methods.is_empty() || inject.methods.contains(method);
+    let by_path = || {
+        NormalPath::parse(path)
+            .is_ok_and(|path| inject.paths.iter().any(|glob| glob.matches(&path)))
+    };
+    by_method && (inject.paths.is_empty() || by_path())
+}
+
+fn check_address(
+    permit: &RequestPermit,
+    answer: SocketAddr,
+    own: &OwnSockets,
+) -> Result<CheckedAddr, Denial> {
+    let destination = &permit.destination;
+    if own.includes(answer) {
+        let detail = format!("{destination} leads to a socket of Tollgate itself");
+        return Err(Denial::new(
+            DenyReason::AddressNotAllowed,
+            detail,
+            "Tollgate is never reached through itself; a retry will not help",
+        ));
+    }
+    let admitted = |(net, hosts): &(ipnet::IpNet, Option<Vec<crate::host::HostPattern>>)| {
+        let host = hosts.as_ref().is_none_or(|hosts| {
+            hosts.iter().any(|pattern| pattern.matches(&destination.host, destination.port))
+        });
+        host && net.contains(&answer.ip())
+    };
+    let private =
+        || permit.opened_by_name && permit.policy.private_access().entries.iter().any(admitted);
+    if reach(answer.ip()) == Reach::Public || private() {
+        return Ok(CheckedAddr::passed(answer));
+    }
+    Err(Denial::new(
+        DenyReason::AddressNotAllowed,
+        format!("{destination} resolves to an internal address"),
+        "an operator would list the network in egress.allowPrivate and the host by name in an allowlist; a retry will not help",
+    ))
+}

@@ -1,0 +1,11 @@
+//! Secrets: their names, their values, where a token may stand for them.
+
+mod location;
+mod name;
+mod token;
+mod value;
+
+pub use location::{HeaderRule, Inject, Locations};
+pub use name::{NameError, SandboxId, SecretName, StoreName};
+pub use token::{ProxyToken, SealKey, SealedToken};
+pub use value::{SecretValue, ValueError};

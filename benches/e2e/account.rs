@@ -49,6 +49,17 @@ impl CpuReading {
     }
 }
 
+/// Time that one core has been at work, or withheld by the host, whoever it worked for.
+pub(crate) fn core_time(core: usize) -> Result<Duration, Fault> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let name = format!("cpu{core} ");
+    let line = stat.lines().find_map(|line| line.strip_prefix(&name)).ok_or("no such core")?;
+    let fields: Vec<u64> = line.split(' ').map(str::parse).collect::<Result<_, _>>()?;
+    // user nice system (idle iowait) irq softirq steal
+    let busy = fields.iter().take(3).chain(fields.iter().skip(5).take(3)).sum::<u64>();
+    Ok(Duration::from_millis(10 * busy))
+}
+
 /// Resident memory of a process in KiB.
 pub(crate) fn resident_kib(pid: u32) -> Result<u64, Fault> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;

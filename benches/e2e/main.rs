@@ -80,6 +80,9 @@ struct Options {
     /// Load before each window that is not counted.
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u64).range(50..=60_000))]
     warmup_ms: u64,
+    /// How often a window is tried again while other processes disturb the proxy's core.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=20))]
+    retries: u8,
     /// Idle connections held open by workload E.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u16).range(10..=1000))]
     idle_connections: u16,
@@ -176,6 +179,7 @@ async fn measure(options: &Options) -> Result<(), Fault> {
         rounds: options.rounds,
         window: Duration::from_millis(options.window_ms),
         warmup: Duration::from_millis(options.warmup_ms),
+        retries: options.retries,
         idle_connections: options.idle_connections,
     };
     let tables = rounds::run(&lab, &plan).await?;

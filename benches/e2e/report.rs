@@ -118,8 +118,8 @@ fn heading(workload: Workload) -> String {
     let speed = if workload.unit() == Unit::Gibibyte { "GiB/s" } else { "per s" };
     let (cost, range) = (cost_unit(workload), "min-max");
     format!(
-        "  {:<10}{cost:>12}{:>8}{range:>15}{:>10}{:>10}{speed:>12}",
-        "", "/floor", "p50 us", "p99 us"
+        "  {:<10}{cost:>12}{:>8}{range:>15}{:>10}{:>10}{speed:>12}{:>9}",
+        "", "/floor", "p50 us", "p99 us", "noise %"
     )
 }
 
@@ -132,10 +132,11 @@ fn cells(table: &Table, row: &Row) -> String {
             let range = or_dash(ratio, |ratio| format!("{:.2}-{:.2}", ratio.least, ratio.greatest));
             let latency = |of: fn(&Sample) -> u32| median(samples, |sample| f64::from(of(sample)));
             format!(
-                "{cost:>12}{times:>8}{range:>15}{:>10.0}{:>10.0}{:>12}",
+                "{cost:>12}{times:>8}{range:>15}{:>10.0}{:>10.0}{:>12}{:>9.1}",
                 latency(|sample| sample.p50_us),
                 latency(|sample| sample.p99_us),
                 figure(median(samples, |sample| sample.per_second)),
+                100.0 * median(samples, |sample| sample.noise),
             )
         }
         Figures::Idle { kib_per_connection, resident_kib } => {
@@ -155,6 +156,7 @@ fn row_as_json(table: &Table, row: &Row) -> Value {
             "ratioToFloor": ratio_to_floor(table, row).map(Spread::as_json),
             "p50us": median(samples, |sample| f64::from(sample.p50_us)),
             "p99us": median(samples, |sample| f64::from(sample.p99_us)),
+            "noise": round(median(samples, |sample| sample.noise)),
             "perSecond": round(median(samples, |sample| sample.per_second)),
             "costByRound": row.costs().into_iter().map(round).collect::<Vec<_>>(),
         }),

@@ -11,10 +11,10 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::Fault;
-use crate::account::CpuReading;
+use crate::account::{self, CpuReading};
 use crate::arm::Running;
 use crate::workload::{POST_LENGTH, Style, Unit, Workload};
+use crate::{Fault, PROXY_CORE};
 
 pub(crate) mod h1;
 mod h2;
@@ -32,6 +32,8 @@ pub(crate) struct Sample {
     pub(crate) per_second: f64,
     pub(crate) p50_us: u32,
     pub(crate) p99_us: u32,
+    /// Share of the proxy's core that went to anything else: other processes, the host.
+    pub(crate) noise: f64,
 }
 
 /// Puts one arm under load: a warm-up, then a window that counts.
@@ -53,12 +55,16 @@ pub(crate) async fn measure(
     }
     sleep_while(&mut clients, warmup).await?;
     let cpu = || running.pid().map(CpuReading::of).transpose();
+    let core_before = account::core_time(PROXY_CORE)?;
     let (before, started) = (cpu()?, Instant::now());
     meter.restart();
     sleep_while(&mut clients, window).await?;
     let (after, elapsed) = (cpu()?, started.elapsed());
+    let core = account::core_time(PROXY_CORE)?.saturating_sub(core_before);
     let spent = after.zip(before).map(|(after, before)| after.since(&before));
-    let sample = meter.sample(workload, spent, elapsed);
+    let others = core.saturating_sub(spent.unwrap_or_default());
+    let noise = others.as_secs_f64() / elapsed.as_secs_f64();
+    let sample = meter.sample(workload, spent, elapsed, noise);
     clients.shutdown().await;
     sleep(SETTLE).await;
     sample
@@ -112,6 +118,7 @@ impl Meter {
         workload: Workload,
         spent: Option<Duration>,
         elapsed: Duration,
+        noise: f64,
     ) -> Result<Sample, Fault> {
         let operations = self.operations.load(Ordering::Relaxed) as f64;
         let received = self.received.load(Ordering::Relaxed) as f64;
@@ -136,6 +143,7 @@ impl Meter {
             per_second: count / elapsed.as_secs_f64(),
             p50_us: per_mille(500),
             p99_us: per_mille(990),
+            noise,
         })
     }
 }

@@ -46,11 +46,12 @@ impl Lines {
     }
 }
 
-/// A field line, cut at its colon; `value` has no white space around it.
+/// A field line, cut at its colon.
 #[derive(Debug)]
 pub(super) struct Field<'a> {
     pub(super) name: &'a [u8],
-    pub(super) value: &'a [u8],
+    /// With the white space around it.
+    padded_value: &'a [u8],
 }
 
 impl<'a> Field<'a> {
@@ -63,11 +64,16 @@ impl<'a> Field<'a> {
                 if !is_field_value(value) {
                     return Err(Malformed::FieldValue);
                 }
-                Ok(Self { name, value: trim_blanks(value) })
+                Ok(Self { name, padded_value: value })
             }
             Some((b' ' | b'\t', _)) if name.is_empty() => Err(Malformed::Folded),
             _ => Err(Malformed::FieldName),
         }
+    }
+
+    /// The value without the white space around it.
+    pub(super) fn value(&self) -> &'a [u8] {
+        trim_blanks(self.padded_value)
     }
 }
 
@@ -83,10 +89,10 @@ impl FramingFields {
     pub(super) fn note(&mut self, field: &Field<'_>) -> Result<(), Malformed> {
         match field.name.len() {
             14 if field.name.eq_ignore_ascii_case(b"content-length") => {
-                self.note_length(field.value)
+                self.note_length(field.value())
             }
             17 if field.name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                self.note_encoding(field.value)
+                self.note_encoding(field.value())
             }
             _ => Ok(()),
         }

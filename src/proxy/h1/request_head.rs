@@ -96,8 +96,8 @@ impl RequestHead {
         }
         let field = Field::parse(line)?;
         match field.name.len() {
-            4 if field.name.eq_ignore_ascii_case(b"host") => self.host(field.value)?,
-            6 if field.name.eq_ignore_ascii_case(b"expect") => expect(field.value)?,
+            4 if field.name.eq_ignore_ascii_case(b"host") => self.host(field.value())?,
+            6 if field.name.eq_ignore_ascii_case(b"expect") => expect(field.value())?,
             7 if field.name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
             _ => self.framing.note(&field)?,
         }

@@ -2,9 +2,9 @@
 
 use std::{convert::Infallible, sync::Mutex};
 
+use ::hyper::{Method, Request, Response, StatusCode, body::Incoming, service::service_fn};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -160,13 +160,13 @@ fn stream(messages: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
     (messages, edits).prop_map(|(messages, edits)| {
         let mut stream = messages.concat().into_bytes();
         for (at, kind, snippet) in edits {
-            edit(&mut stream, &at, kind, snippet.as_bytes());
+            edit(&mut stream, at, kind, snippet.as_bytes());
         }
         stream
     })
 }
 
-fn edit(stream: &mut Vec<u8>, at: &prop::sample::Index, kind: u8, snippet: &[u8]) {
+fn edit(stream: &mut Vec<u8>, at: prop::sample::Index, kind: u8, snippet: &[u8]) {
     if stream.is_empty() {
         return;
     }

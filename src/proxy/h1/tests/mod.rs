@@ -1,6 +1,7 @@
 //! Tables of bad messages, each cut at every byte, and the agreement of guard, reference and hyper on random streams.
 
 mod agreement;
+mod hyper;
 mod reference;
 mod requests;
 mod responses;

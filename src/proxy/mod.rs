@@ -1,0 +1,2 @@
+//! The path of a request.
+pub mod h1;

@@ -3,4 +3,5 @@
 pub mod cli;
 pub mod host;
 pub mod policy;
+pub mod proxy;
 pub mod secret;

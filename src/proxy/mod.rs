@@ -1,0 +1,3 @@
+//! The path of a request, one module per step.
+
+pub mod tls;

@@ -1,5 +1,6 @@
 //! The command line: one file per command, no logic that the library lacks.
 
+mod ca;
 mod terminal;
 
 use std::process::ExitCode;
@@ -32,6 +33,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// The certificate authority that sandboxes trust.
+    Ca(ca::Ca),
     /// Print a shell completion script.
     #[command(
         after_help = "Example:\n  tollgate completions bash > ~/.local/share/bash-completion/completions/tollgate"
@@ -45,6 +48,7 @@ enum Command {
 impl Command {
     fn run(self, terminal: &mut Terminal) -> Result<ExitCode, Failure> {
         match self {
+            Self::Ca(ca) => ca.run(terminal).map(|()| ExitCode::SUCCESS),
             Self::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut script);

@@ -1,2 +1,4 @@
-//! The path of a request.
+//! The path of a request, one file per step.
+
 pub mod h1;
+pub mod tls;

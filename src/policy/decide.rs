@@ -55,6 +55,7 @@ pub fn decide_request(
         scheme,
         rule: opened.rule,
         opened_by_name: opened.by_name,
+        restricts_request: opened.restricts_request,
         secrets,
         injected,
     })
@@ -97,6 +98,8 @@ struct Opened {
     rule: Option<RuleName>,
     /// By an entry other than a bare `*`, which alone may lead to internal addresses.
     by_name: bool,
+    /// By an entry that looks at methods or paths.
+    restricts_request: bool,
 }
 
 /// The rules in their order: never-carried methods, denies, the allowlist.
@@ -128,7 +131,7 @@ fn evaluate(
                 |best| best.into_result(destination, request),
             ),
         Allowlist::Unrestricted if destination.host.ip().is_none() => {
-            Ok(Opened { rule: None, by_name: false })
+            Ok(Opened { rule: None, by_name: false, restricts_request: false })
         }
         Allowlist::Unrestricted => Err(Denial::new(
             DenyReason::HostNotAllowed,
@@ -213,6 +216,8 @@ impl<'a> Candidate<'a> {
                 return Ok(Opened {
                     rule: Some(self.rule.name.clone()),
                     by_name: !self.rule.pattern.is_any(),
+                    restricts_request: !(self.rule.methods.is_empty()
+                        && self.rule.paths.is_empty()),
                 });
             }
             (Failed::Port, _) | (_, None) => {

@@ -65,6 +65,7 @@ pub struct RequestPermit {
     pub(super) opened_by_name: bool,
     pub(super) secrets: Vec<Arc<BoundSecret>>,
     pub(super) injected: Vec<Arc<BoundSecret>>,
+    pub(super) restricts_request: bool,
 }
 
 impl RequestPermit {
@@ -96,6 +97,12 @@ impl RequestPermit {
     #[must_use]
     pub fn injected(&self) -> &[Arc<BoundSecret>] {
         &self.injected
+    }
+
+    /// Whether the rule that allowed it looks at methods or paths, so that nothing in the request may claim others.
+    #[must_use]
+    pub const fn restricts_request(&self) -> bool {
+        self.restricts_request
     }
 
     /// The policy that decided.

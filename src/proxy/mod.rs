@@ -1,4 +1,301 @@
-//! The path of a request, one file per step.
+//! THE PATH of a request, one file per step.
+//!
+//! 1. [`accept`]: a listener takes the connection.
+//! 2. [`identify`]: which sandbox is it?
+//! 3. [`destination`]: CONNECT target, SNI and authority become one destination.
+//! 4. `policy::decide_connect`: may it be opened at all? The answer is a permit.
+//! 5. [`terminate`] (with [`tls`]): a leaf for exactly that name; TLS ends here.
+//! 6. [`http`]: HTTP/1 behind its strict reading ([`h1`]), HTTP/2, limits and time-outs.
+//! 7. `policy::decide_request`: authority, method and path, for every request anew.
+//! 8. [`substitute`]: sealed tokens become values, with that permit only.
+//! 9. [`connect`] and [`pool`]: resolve once, check every answer, dial what was checked; or use a connection of the same sandbox again.
+//! 10. [`forward`] (and [`websocket`]): send, stream both ways, trailers.
+//! 11. [`scrub`]: values in the answer become sealed tokens.
+//! 12. [`record`]: the audit event, whatever happened.
+//!
+//! Any step may end in [`deny`].
 
+mod accept;
+mod connect;
+mod deny;
+mod destination;
+mod forward;
 pub mod h1;
+mod http;
+mod identify;
+mod pool;
+mod record;
+mod revoke;
+mod scrub;
+mod shared;
+mod substitute;
+mod terminate;
 pub mod tls;
+mod websocket;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ::http::{Method, Request, Response};
+use hyper::body::Incoming;
+
+use crate::host::{Destination, Scheme};
+use crate::introspect;
+use crate::policy::{Denial, DenyReason, decide_connect, decide_request};
+use crate::session::Recognised;
+
+pub use accept::{Client, Listening};
+pub use connect::{Connector, ResolverChoice};
+pub use forward::AnswerBody;
+pub use identify::proxy_credentials;
+pub use pool::Upstreams;
+pub use shared::{Denials, Limits, Proxy};
+
+use destination::Origin;
+use http::After;
+use record::Record;
+use revoke::StillAllowed;
+
+/// One accepted connection, from its first byte to its last.
+async fn serve_connection(client: Arc<Client>, io: accept::Wire) {
+    let outer = Arc::new(Via::outer(client));
+    match http::serve_h1(io, &outer).await {
+        Some(After { opened: Opened::Tunnel(tunnel), io }) => serve_tunnel(*tunnel, io).await,
+        Some(After { opened: Opened::WebSocket(upstream), io }) => {
+            websocket::relay(io, upstream).await
+        }
+        None => {}
+    }
+}
+
+/// What follows an answered CONNECT, for as long as the policies allow it.
+async fn serve_tunnel(tunnel: Tunnel, io: http::Rewound<accept::Wire>) {
+    let registry = &tunnel.client.proxy.registry;
+    let mut still_allowed = StillAllowed::tunnel(registry, &tunnel.recognised, &tunnel.destination);
+    tokio::select! {
+        ended = serve_opened(&tunnel, io) => if let Err(denial) = ended { tunnel.refused(&denial) },
+        denial = still_allowed.denied(), if tunnel.refused.is_none() => tunnel.refused(&denial),
+    }
+}
+
+/// TLS with a leaf for the tunnel's host, or plain HTTP; nothing else is carried.
+async fn serve_opened(tunnel: &Tunnel, io: http::Rewound<accept::Wire>) -> Result<(), Denial> {
+    match destination::first_bytes(io, tunnel).await? {
+        destination::First::Tls(io) => {
+            let io = terminate::tls(io, tunnel).await?;
+            if terminate::speaks_h2(&io) {
+                http::serve_h2(io, Arc::new(tunnel.via(Scheme::Https, "h2+tls"))).await;
+            } else {
+                serve_inside(io, tunnel.via(Scheme::Https, "http/1.1+tls")).await;
+            }
+        }
+        destination::First::Http(io) => {
+            serve_inside(io, tunnel.via(Scheme::Http, "http/1.1")).await
+        }
+    }
+    Ok(())
+}
+
+/// HTTP/1 inside a tunnel, and the WebSocket that it may become.
+async fn serve_inside<S: http::Stream>(io: S, via: Via) {
+    let via = Arc::new(via);
+    if let Some(After { opened: Opened::WebSocket(upstream), io }) = http::serve_h1(io, &via).await
+    {
+        websocket::relay(io, upstream).await;
+    }
+}
+
+/// One request: it is carried, or answered with the one denial that some step ended in. Either way it is recorded.
+async fn serve_request(via: &Arc<Via>, request: Request<Incoming>) -> Response<AnswerBody> {
+    via.client.proxy.audit.admit().await;
+    let mut record = Record::begin(via, &request);
+    let form = deny::Form::of(&request);
+    let outcome = match via.accepted_by_strict_reading() {
+        Ok(()) if request.method() == Method::CONNECT => open_tunnel(via, &request, &mut record),
+        Ok(()) => carry(via, request, &mut record).await,
+        Err(denial) => Err(denial),
+    };
+    via.go_on_unless_opened();
+    outcome.unwrap_or_else(|denial| deny::answer(&denial, form, via, record.take()))
+}
+
+/// CONNECT: decided before any 200, opened after it.
+fn open_tunnel(
+    via: &Arc<Via>,
+    request: &Request<Incoming>,
+    record: &mut Record,
+) -> Result<Response<AnswerBody>, Denial> {
+    let destination = destination::of_connect(via, request)?;
+    record.destination(&destination);
+    let recognised = via.recognise(request.headers())?;
+    let session = recognised.sandbox.session()?;
+    record.session(&session);
+    let refused = if introspect::is_ours(&destination.host) {
+        None
+    } else {
+        match decide_connect(session.policy(), &destination).permit() {
+            Ok(permit) => {
+                record.rule(permit.rule());
+                None
+            }
+            Err(denial) if via.client.proxy.denies_inside() => Some(denial),
+            Err(denial) => return Err(denial),
+        }
+    };
+    let tunnel = Tunnel::open(via, recognised, destination, refused)?;
+    via.open(Opened::Tunnel(Box::new(tunnel)));
+    Ok(forward::tunnel_opened(record.take()))
+}
+
+/// Every other request, step by step.
+async fn carry(
+    via: &Arc<Via>,
+    request: Request<Incoming>,
+    record: &mut Record,
+) -> Result<Response<AnswerBody>, Denial> {
+    let proxy = &via.client.proxy;
+    let recognised = via.recognise(request.headers())?;
+    let session = recognised.sandbox.session()?;
+    record.session(&session);
+    via.check_refused_inside()?;
+    let target = destination::of_request(via, &request)?;
+    record.destination(&target.destination);
+    if introspect::is_ours(&target.destination.host) {
+        return Ok(forward::own_answer(
+            introspect::answer(proxy, &session, &request),
+            record.take(),
+        ));
+    }
+    let permit = decide_request(
+        session.policy(),
+        &target.destination,
+        target.scheme,
+        request.method(),
+        target.path(),
+    )
+    .permit()?;
+    record.permit(&permit);
+    let still_allowed = StillAllowed::request(&proxy.registry, &recognised, &permit, &request);
+    let asked =
+        scrub::Asked { via, session: &session, permit: &permit, method: request.method().clone() };
+    let outgoing =
+        substitute::request(&session, &permit, &recognised, via, request, record).await?;
+    let upstreams = proxy.upstreams(&session);
+    if outgoing.upgrades() {
+        return websocket::open(&asked, upstreams, outgoing, still_allowed, record).await;
+    }
+    let answer = forward::send(proxy, upstreams, &permit, outgoing, record).await?;
+    scrub::answer(&asked, answer, still_allowed, record).await
+}
+
+/// One stretch of a connection in which every request has the same way in: the explicit listener, or the inside of a tunnel.
+struct Via {
+    client: Arc<Client>,
+    origin: Origin,
+    protocol: &'static str,
+    /// Who opened the tunnel; on the explicit listener every request says so itself.
+    recognised: Option<Recognised>,
+    /// With `denials: inside`, the denial with which every request is answered.
+    refused: Option<Denial>,
+    /// The strict reading's verdicts; none for HTTP/2, which h2 reads strictly itself.
+    verdicts: std::sync::OnceLock<h1::RequestVerdicts>,
+    /// What the connection becomes after the answer that is being written.
+    opened: Mutex<Option<Opened>>,
+}
+
+/// What an HTTP/1 connection becomes after a CONNECT or an Upgrade.
+enum Opened {
+    Tunnel(Box<Tunnel>),
+    WebSocket(websocket::Upstream),
+}
+
+/// An answered CONNECT.
+struct Tunnel {
+    client: Arc<Client>,
+    recognised: Recognised,
+    destination: Destination,
+    refused: Option<Denial>,
+    /// Counts against the sandbox's connections until the tunnel ends.
+    _slot: tokio::sync::OwnedSemaphorePermit,
+}
+
+impl Tunnel {
+    /// Takes one of the sandbox's connection slots.
+    fn open(
+        via: &Via,
+        recognised: Recognised,
+        destination: Destination,
+        refused: Option<Denial>,
+    ) -> Result<Self, Denial> {
+        let slot =
+            recognised.sandbox.connections().clone().try_acquire_owned().map_err(|_error| {
+                let detail = format!(
+                    "the sandbox {} has as many connections open as it may have",
+                    recognised.sandbox.id()
+                );
+                Denial::new(
+                    DenyReason::LimitExceeded,
+                    detail,
+                    "close some, or have an operator raise limits.connectionsPerSandbox",
+                )
+            })?;
+        Ok(Self { client: via.client.clone(), recognised, destination, refused, _slot: slot })
+    }
+
+    /// The inside, once it is known what is spoken there.
+    fn via(&self, scheme: Scheme, protocol: &'static str) -> Via {
+        Via {
+            origin: Origin::Tunnel { destination: self.destination.clone(), scheme },
+            protocol,
+            recognised: Some(self.recognised.clone()),
+            refused: self.refused.clone(),
+            ..Via::outer(self.client.clone())
+        }
+    }
+}
+
+impl Via {
+    fn outer(client: Arc<Client>) -> Self {
+        Self {
+            client,
+            origin: Origin::Explicit,
+            protocol: "http/1.1",
+            recognised: None,
+            refused: None,
+            verdicts: std::sync::OnceLock::new(),
+            opened: Mutex::new(None),
+        }
+    }
+
+    fn recognise(&self, headers: &::http::HeaderMap) -> Result<Recognised, Denial> {
+        match &self.recognised {
+            Some(recognised) => Ok(recognised.clone()),
+            None => identify::recognise(&self.client, headers),
+        }
+    }
+
+    fn accepted_by_strict_reading(&self) -> Result<(), Denial> {
+        self.verdicts
+            .get()
+            .map_or(Ok(()), |verdicts| verdicts.next().map_err(|refusal| deny::of_head(&refusal)))
+    }
+
+    fn check_refused_inside(&self) -> Result<(), Denial> {
+        self.refused.clone().map_or(Ok(()), Err)
+    }
+
+    /// Bytes behind a CONNECT or Upgrade that was not accepted are the next request.
+    fn go_on_unless_opened(&self) {
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if let Some(verdicts) = self.verdicts.get().filter(|_| !opened) {
+            verdicts.resume();
+        }
+    }
+
+    fn open(&self, opened: Opened) {
+        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
+    }
+
+    fn take_opened(&self) -> Option<Opened> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}

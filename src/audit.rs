@@ -1,0 +1,375 @@
+//! Step 12: one typed event per request, refused connection or credential event, as one JSON line.
+//!
+//! Apart from the logs: no filter drops it. Lines are gathered and written by one thread; when its queue is full, requests wait rather than
+//! go unrecorded. What a sandbox wrote stands in a quoted, bounded value.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use serde::Serialize;
+
+use crate::policy::{Denial, DenyReason, PolicyDigest};
+use crate::secret::{SandboxId, SecretName};
+
+/// What an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A request, allowed or denied.
+    Request,
+    /// A connection that was refused before any request.
+    Connection,
+    /// An attempt to use a credential where it is not bound: worth waking somebody.
+    Alert,
+    /// Policies were loaded, or refused.
+    Policy,
+}
+
+/// Allowed or denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The decision allowed it.
+    Allow,
+    /// The decision, or a later step, refused it.
+    Deny,
+}
+
+/// One line of the audit. Fields hold what the sandbox sent before substitution.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// When it began, RFC 3339 in UTC with microseconds.
+    pub time: String,
+    /// What the event is about.
+    pub event: Kind,
+    /// The sandbox, if it was recognised.
+    #[serde(rename = "sandboxID", skip_serializing_if = "Option::is_none")]
+    pub sandbox_id: Option<SandboxId>,
+    /// Identifies the request; also in the answer's problem document.
+    #[serde(rename = "requestID")]
+    pub request_id: RequestId,
+    /// The address of the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<std::net::SocketAddr>,
+    /// The canonical host, or what was sent in its place, bounded.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub host: String,
+    /// The port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The method.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub method: String,
+    /// The path as sent, without the query, bounded.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub path: String,
+    /// How the client speaks: `http/1.1`, `h2`, `connect`, with `+tls` inside TLS.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub protocol: &'static str,
+    /// Allowed or denied.
+    pub verdict: Outcome,
+    /// Why it was denied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<DenyReason>,
+    /// The sentence of the denial.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub detail: Box<str>,
+    /// The rule that decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Arc<str>>,
+    /// The layer of that rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer: Option<String>,
+    /// The policy that decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_digest: Option<Digest>,
+    /// The names of the secrets that were opened.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretName>,
+    /// The places in which they were opened, such as `header:authorization`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub locations: Vec<String>,
+    /// How many real values were hidden in the answer.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub scrubbed: u64,
+    /// The status that the client was answered with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Body bytes towards the upstream.
+    pub bytes_out: u64,
+    /// Body bytes towards the client.
+    pub bytes_in: u64,
+    /// Microseconds until the answer's head, and until its end.
+    pub durations: Durations,
+}
+
+/// How long a request took, in microseconds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Durations {
+    /// Until the answer's head.
+    pub head: u64,
+    /// Until the last byte.
+    pub total: u64,
+}
+
+/// A policy digest as text.
+#[derive(Clone, Copy, Debug)]
+pub struct Digest(pub PolicyDigest);
+
+impl Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde's skip_serializing_if passes a reference"
+)]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl Event {
+    /// The longest text of a sandbox's that an event keeps, in bytes.
+    pub const TEXT: usize = 1024;
+
+    /// An allowed event at this moment, to be filled in.
+    #[must_use]
+    pub fn new(event: Kind) -> Self {
+        Self {
+            time: jiff::Timestamp::now().to_string(),
+            event,
+            sandbox_id: None,
+            request_id: RequestId::random(),
+            client: None,
+            host: String::new(),
+            port: None,
+            method: String::new(),
+            path: String::new(),
+            protocol: "",
+            verdict: Outcome::Allow,
+            reason: None,
+            detail: Box::default(),
+            rule: None,
+            layer: None,
+            policy_digest: None,
+            secrets: Vec::new(),
+            locations: Vec::new(),
+            scrubbed: 0,
+            status: None,
+            bytes_out: 0,
+            bytes_in: 0,
+            durations: Durations::default(),
+        }
+    }
+
+    /// Records a denial: reason, sentence, rule and layer; misuse of a credential makes the event an alert.
+    pub fn deny(&mut self, denial: &Denial) {
+        self.verdict = Outcome::Deny;
+        self.reason = Some(denial.reason);
+        self.detail.clone_from(&denial.detail);
+        self.status = Some(denial.status());
+        self.rule(denial.rule.as_ref());
+        if matches!(denial.reason, DenyReason::SecretMisdirected | DenyReason::SecretExposed) {
+            self.event = Kind::Alert;
+        }
+    }
+
+    /// Records the rule that decided, and its layer.
+    pub fn rule(&mut self, rule: Option<&crate::policy::RuleName>) {
+        self.rule = rule.map(|rule| rule.text().into());
+        self.layer = rule.map(|rule| rule.layer().to_owned());
+    }
+}
+
+/// Cuts a sandbox's text to [`Event::TEXT`] bytes at a character boundary.
+#[must_use]
+pub fn bounded(text: &str) -> String {
+    let end = (0..=Event::TEXT.min(text.len()))
+        .rev()
+        .find(|&end| text.is_char_boundary(end))
+        .unwrap_or(0);
+    text.get(..end).unwrap_or_default().to_owned()
+}
+
+/// 128 random bits that name a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct RequestId(u128);
+
+impl RequestId {
+    /// A fresh id: a random start per thread, then counted on, so that it costs no system call.
+    #[must_use]
+    pub fn random() -> Self {
+        thread_local! {
+            static NEXT: std::cell::Cell<u128> = const { std::cell::Cell::new(0) };
+        }
+        NEXT.with(|next| {
+            let id = if next.get() == 0 {
+                seed()
+            } else {
+                next.get().wrapping_add(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
+            };
+            next.set(id);
+            Self(id)
+        })
+    }
+}
+
+fn seed() -> u128 {
+    let mut bytes = [0; 16];
+    // Without randomness ids still differ within the process; nothing secret hangs on them.
+    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        bytes = [7; 16];
+    }
+    u128::from_ne_bytes(bytes)
+}
+
+impl std::fmt::Display for RequestId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl std::fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for RequestId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Where events go. Cheap to clone; the last clone that is dropped writes what is left.
+#[derive(Clone, Debug)]
+pub struct Audit {
+    shared: Arc<Shared>,
+    _writer: Arc<Writer>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    room: tokio::sync::Notify,
+    bound: usize,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    lines: Vec<u8>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Writer {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Audit {
+    /// Appends to a file, made with mode 0600; `-` is stdout. `bound` is the number of bytes that may wait to be written.
+    pub fn open(path: &Path, bound: usize) -> io::Result<Self> {
+        if path == Path::new("-") {
+            return Self::to_writer(io::stdout(), bound);
+        }
+        Self::to_writer(append_private(path)?, bound)
+    }
+
+    /// Writes to anything.
+    pub fn to_writer(out: impl Write + Send + 'static, bound: usize) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            room: tokio::sync::Notify::new(),
+            bound,
+        });
+        let of_thread = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("audit".into())
+            .spawn(move || write_all(&of_thread, out))?;
+        let writer = Arc::new(Writer { shared: shared.clone(), thread: Mutex::new(Some(thread)) });
+        Ok(Self { shared, _writer: writer })
+    }
+
+    /// The only way to record an event.
+    pub fn emit(&self, event: &Event) {
+        let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_empty = queue.lines.is_empty();
+        let before = queue.lines.len();
+        if serde_json::to_writer(&mut queue.lines, event).is_err() {
+            queue.lines.truncate(before);
+            tracing::error!(request = %event.request_id, "an audit event could not be written as JSON");
+        }
+        queue.lines.push(b'\n');
+        drop(queue);
+        if was_empty {
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Waits until there is room for another event. Called before a request is served.
+    pub async fn admit(&self) {
+        loop {
+            let room = self.shared.room.notified();
+            if self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).lines.len()
+                < self.shared.bound
+            {
+                return;
+            }
+            room.await;
+        }
+    }
+}
+
+/// Gathers for a moment, then writes once: a busy proxy wakes this thread fifty times a second, not once per request.
+fn write_all(shared: &Shared, mut out: impl Write) {
+    const GATHER: std::time::Duration = std::time::Duration::from_millis(20);
+    let mut writing = Vec::new();
+    loop {
+        let mut queue = shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        while queue.lines.is_empty() && !queue.closed {
+            queue = shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        if !queue.closed {
+            drop(queue);
+            std::thread::sleep(GATHER);
+            queue = shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        }
+        let closed = queue.closed;
+        std::mem::swap(&mut queue.lines, &mut writing);
+        drop(queue);
+        if let Err(error) = out.write_all(&writing).and_then(|()| out.flush()) {
+            tracing::error!(%error, "the audit cannot be written");
+        }
+        writing.clear();
+        shared.room.notify_waiters();
+        if closed {
+            return;
+        }
+    }
+}
+
+fn append_private(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.shared.wake.notify_one();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the audit's writer ended early");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What to export in a sandbox: sealed tokens, the proxy, and the authority for every client that can be told.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::session::Session;
+
+/// Where a sandbox finds the proxy and what it trusts.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The explicit listener as the sandbox reaches it.
+    pub proxy: SocketAddr,
+    /// The authority's certificate.
+    pub ca: PathBuf,
+    /// The platform's roots and the authority's certificate, for clients whose variable replaces their roots.
+    pub bundle: PathBuf,
+    /// The same as a Java trust store, if one was written.
+    pub java: Option<PathBuf>,
+    /// Whether the proxy's address carries the sandbox's credentials.
+    pub credentials: Credentials,
+}
+
+/// When the proxy's address carries credentials: Java and Chromium cannot use them, a shared listener needs them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credentials {
+    /// Always.
+    Always,
+    /// Only if a secret is added by the proxy itself, which asks for them on a shared loopback listener.
+    IfInjected,
+}
+
+/// The variables of one sandbox, by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Environment {
+    variables: BTreeMap<String, String>,
+}
+
+/// Variables that replace a client's roots.
+const BUNDLE: [&str; 15] = [
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "PIP_CERT",
+    "AWS_CA_BUNDLE",
+    "CARGO_HTTP_CAINFO",
+    "NPM_CONFIG_CAFILE",
+    "BUNDLE_SSL_CA_CERT",
+    "DENO_CERT",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    "HTTPLIB2_CA_CERTS",
+    "COMPOSER_CAFILE",
+    "NIX_SSL_CERT_FILE",
+    "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
+];
+
+/// What is never proxied.
+const NO_PROXY: &str = "localhost,127.0.0.1,::1";
+
+impl Environment {
+    /// The variables of a session's sandbox.
+    #[must_use]
+    pub fn of(session: &Session, places: &Places) -> Self {
+        let mut variables = BTreeMap::new();
+        let mut set = |name: &str, value: String| drop(variables.insert(name.to_owned(), value));
+        for secret in session.secrets().iter().filter(|secret| secret.bound.inject.is_none()) {
+            set(secret.bound.name.as_str(), secret.token.as_str().to_owned());
+        }
+        let proxy = proxy_url(session, places);
+        for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
+            set(name, proxy.clone());
+        }
+        for name in ["NO_PROXY", "no_proxy"] {
+            set(name, NO_PROXY.to_owned());
+        }
+        set("NODE_USE_ENV_PROXY", "1".to_owned());
+        for name in BUNDLE {
+            set(name, places.bundle.display().to_string());
+        }
+        set("NODE_EXTRA_CA_CERTS", places.ca.display().to_string());
+        set("JAVA_TOOL_OPTIONS", java_options(places));
+        Self { variables }
+    }
+
+    /// Name and value of each variable, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Lines that a POSIX shell evaluates.
+    #[must_use]
+    pub fn shell(&self) -> String {
+        let quoted = |value: &str| value.replace('\'', r"'\''");
+        self.iter().map(|(name, value)| format!("export {name}='{}'\n", quoted(value))).collect()
+    }
+
+    /// Lines of a dotenv file.
+    #[must_use]
+    pub fn dotenv(&self) -> String {
+        let quoted =
+            |value: &str| value.replace('\\', r"\\").replace('"', "\\\"").replace('$', "\\$");
+        self.iter().map(|(name, value)| format!("{name}=\"{}\"\n", quoted(value))).collect()
+    }
+
+    /// One JSON object.
+    #[must_use]
+    pub fn json(&self) -> String {
+        serde_json::to_string_pretty(&self.variables).unwrap_or_default() + "\n"
+    }
+}
+
+fn proxy_url(session: &Session, places: &Places) -> String {
+    let wanted = places.credentials == Credentials::Always || session.injects();
+    if wanted {
+        format!("http://{}:{}@{}", session.id(), session.proxy_token().reveal(), places.proxy)
+    } else {
+        format!("http://{}", places.proxy)
+    }
+}
+
+fn java_options(places: &Places) -> String {
+    let (host, port) = (places.proxy.ip(), places.proxy.port());
+    let mut options = format!(
+        "-Dhttp.proxyHost={host} -Dhttp.proxyPort={port} -Dhttps.proxyHost={host} -Dhttps.proxyPort={port} -Dhttp.nonProxyHosts=localhost|127.*|[::1]"
+    );
+    if let Some(store) = &places.java {
+        options += &format!(
+            " -Djavax.net.ssl.trustStore={} -Djavax.net.ssl.trustStorePassword=changeit",
+            store.display()
+        );
+    }
+    options
+}

@@ -1,0 +1,203 @@
+//! Step 9: resolve once, check every answer, dial what was checked. The only place that resolves and the only one that dials.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{
+    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts,
+};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use tokio::net::TcpStream;
+
+use crate::host::Destination;
+use crate::host::address::CheckedAddr;
+use crate::policy::{Denial, DenyReason, OwnSockets, RequestPermit, decide_address};
+
+/// Who is asked for addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ResolverChoice {
+    /// The machine's own configuration, without its search list.
+    #[default]
+    System,
+    /// These servers, over UDP and TCP.
+    Servers(Vec<SocketAddr>),
+}
+
+/// Dials upstreams.
+#[derive(Debug)]
+pub struct Connector {
+    resolver: TokioResolver,
+    connect_to: BTreeMap<Destination, SocketAddr>,
+    own: OwnSockets,
+    timeout: Duration,
+}
+
+impl Connector {
+    /// `connect_to` replaces the look-up of single destinations, not the check of their addresses.
+    pub fn new(
+        choice: &ResolverChoice,
+        connect_to: BTreeMap<Destination, SocketAddr>,
+        own: OwnSockets,
+        timeout: Duration,
+    ) -> Result<Self, ResolverError> {
+        let resolver = build_resolver(choice).map_err(|error| ResolverError(error.to_string()))?;
+        Ok(Self { resolver, connect_to, own, timeout })
+    }
+
+    /// Opens a TCP connection to the destination of the permit, to no other, and to none of its addresses that was not checked.
+    pub(super) async fn dial(&self, permit: &RequestPermit) -> Result<TcpStream, Denial> {
+        let destination = permit.destination();
+        let dialled = async {
+            let answers = self.resolve(destination).await?;
+            let checked = decide_address(permit, &answers, &self.own)?;
+            let tcp = self.race(destination, &checked).await?;
+            self.refuse_own(destination, tcp)
+        };
+        tokio::time::timeout(self.timeout, dialled)
+            .await
+            .unwrap_or_else(|_elapsed| Err(timed_out(destination, "connecting")))
+    }
+
+    async fn resolve(&self, destination: &Destination) -> Result<Vec<SocketAddr>, Denial> {
+        if let Some(address) = self.connect_to.get(destination) {
+            return Ok(vec![*address]);
+        }
+        let port = destination.port.get();
+        if let Some(ip) = destination.host.ip() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        // With the trailing dot the name is absolute: no search list is applied.
+        let name = format!("{}.", destination.host);
+        match self.resolver.lookup_ip(name).await {
+            Ok(found) => {
+                Ok(found.iter().map(|ip| SocketAddr::new(ip, port)).take(MOST_ANSWERS).collect())
+            }
+            Err(error) => {
+                tracing::debug!(%error, host = %destination.host, "a look-up failed");
+                Err(Denial::new(
+                    DenyReason::UpstreamUnresolvable,
+                    format!("{} has no address", destination.host),
+                    "check the name's spelling and the resolver that Tollgate uses (upstream.resolver)",
+                ))
+            }
+        }
+    }
+
+    /// Tries the addresses in turn, the next one also while an earlier one is slow (RFC 8305 §5).
+    async fn race(
+        &self,
+        destination: &Destination,
+        addresses: &[CheckedAddr],
+    ) -> Result<TcpStream, Denial> {
+        let mut attempts: FuturesUnordered<_> = addresses
+            .iter()
+            .zip(0_u32..)
+            .map(|(address, nth)| attempt(*address, NEXT_ATTEMPT * nth))
+            .collect();
+        let mut last = None;
+        while let Some(attempt) = attempts.next().await {
+            match attempt {
+                Ok(tcp) => return Ok(tcp),
+                Err(error) => last = Some(error),
+            }
+        }
+        let why = last.map_or_else(|| "no address".to_owned(), |error| error.kind().to_string());
+        Err(Denial::new(
+            DenyReason::UpstreamUnreachable,
+            format!("{destination} cannot be connected to: {why}"),
+            "the policy allows it; check that the upstream is up, then try again",
+        ))
+    }
+
+    /// A listener on the unspecified address has every address of the machine; dialling one of them starts and ends at the same address.
+    fn refuse_own(&self, destination: &Destination, tcp: TcpStream) -> Result<TcpStream, Denial> {
+        let (Ok(peer), Ok(local)) = (tcp.peer_addr(), tcp.local_addr()) else { return Ok(tcp) };
+        let listens = self
+            .own
+            .listening
+            .iter()
+            .any(|own| own.ip().is_unspecified() && own.port() == peer.port());
+        if listens && peer.ip() == local.ip() {
+            let detail = format!("{destination} leads to a socket of Tollgate itself");
+            return Err(Denial::new(
+                DenyReason::AddressNotAllowed,
+                detail,
+                "Tollgate is never reached through itself; a retry will not help",
+            ));
+        }
+        if let Err(error) = tcp.set_nodelay(true) {
+            tracing::debug!(%error, %destination, "TCP_NODELAY is not set");
+        }
+        Ok(tcp)
+    }
+}
+
+/// So many answers of one look-up are checked and tried.
+const MOST_ANSWERS: usize = 16;
+/// RFC 8305's recommended delay between connection attempts.
+const NEXT_ATTEMPT: Duration = Duration::from_millis(250);
+
+#[expect(clippy::disallowed_methods, reason = "the only dialler: it takes a checked address")]
+async fn attempt(address: CheckedAddr, after: Duration) -> std::io::Result<TcpStream> {
+    if !after.is_zero() {
+        tokio::time::sleep(after).await;
+    }
+    TcpStream::connect(address.socket_addr()).await
+}
+
+/// The denial for an upstream that took too long.
+pub(super) fn timed_out(destination: &Destination, what: &str) -> Denial {
+    Denial::new(
+        DenyReason::UpstreamTimeout,
+        format!("{what} to {destination} took too long"),
+        "the policy allows it; try again later, or have an operator raise limits.connectTimeout or limits.responseTimeout",
+    )
+}
+
+fn build_resolver(
+    choice: &ResolverChoice,
+) -> Result<TokioResolver, hickory_resolver::net::NetError> {
+    let provider = TokioRuntimeProvider::default();
+    let mut builder = match choice {
+        ResolverChoice::System => {
+            let (config, options) = hickory_resolver::system_conf::read_system_conf()?;
+            let servers = config.name_servers().to_vec();
+            let mut builder = TokioResolver::builder_with_config(
+                ResolverConfig::from_parts(None, Vec::new(), servers),
+                provider,
+            );
+            *builder.options_mut() = options;
+            builder
+        }
+        ResolverChoice::Servers(servers) => {
+            let servers = servers.iter().map(|&server| name_server(server)).collect();
+            let mut builder = TokioResolver::builder_with_config(
+                ResolverConfig::from_parts(None, Vec::new(), servers),
+                provider,
+            );
+            *builder.options_mut() = ResolverOpts::default();
+            builder
+        }
+    };
+    let options = builder.options_mut();
+    options.ndots = 0;
+    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    options.cache_size = 4096;
+    builder.build()
+}
+
+fn name_server(server: SocketAddr) -> NameServerConfig {
+    let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
+    for connection in &mut connections {
+        connection.port = server.port();
+    }
+    NameServerConfig::new(server.ip(), true, connections)
+}
+
+/// The resolver cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("the resolver cannot be set up ({0}); name servers under upstream.resolver")]
+pub struct ResolverError(String);

@@ -1,0 +1,206 @@
+//! Step 12: the audit event of one request, filled in along the path and written when the answer has ended, however it ended.
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use http::{Request, Version};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::{Client, Tunnel, Via};
+use crate::audit::{Digest, Event, Kind, RequestId, bounded};
+use crate::host::Destination;
+use crate::policy::{Denial, RequestPermit, RuleName};
+use crate::secret::SecretName;
+use crate::session::Session;
+
+/// The event of one request. Emitted when it is dropped, by whoever holds it last.
+#[derive(Debug)]
+pub(super) struct Record {
+    open: Option<Box<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    event: Event,
+    began: Instant,
+    client: Arc<Client>,
+    exchange: Arc<Exchange>,
+}
+
+/// What both directions of a request tell each other.
+#[derive(Debug, Default)]
+pub(super) struct Exchange {
+    /// Body bytes towards the upstream.
+    pub(super) out: AtomicU64,
+    /// Body bytes towards the client.
+    pub(super) back: AtomicU64,
+    /// Real values hidden in the answer.
+    pub(super) scrubbed: AtomicU64,
+    /// The request body was sent to its end.
+    pub(super) sent_whole: AtomicBool,
+    /// Why the request body was cut, if the client or a rule cut it.
+    pub(super) cut: OnceLock<Denial>,
+}
+
+impl Exchange {
+    /// Notes why the exchange is cut; the first reason stands.
+    pub(super) fn cut(&self, denial: Denial) {
+        if self.cut.set(denial).is_err() {
+            tracing::debug!("an exchange was cut twice");
+        }
+    }
+}
+
+impl Record {
+    /// A record of nothing, for an answer whose event is held by something else.
+    pub(super) const fn none() -> Self {
+        Self { open: None }
+    }
+
+    /// What a relay moved.
+    pub(super) fn moved(&self, out: u64, back: u64) {
+        let exchange = self.exchange();
+        exchange.out.store(out, Ordering::Relaxed);
+        exchange.back.store(back, Ordering::Relaxed);
+    }
+
+    /// Begins the event of a request.
+    pub(super) fn begin(via: &Via, request: &Request<Incoming>) -> Self {
+        let mut event = Event::new(Kind::Request);
+        event.client = Some(via.client.peer);
+        bounded(request.method().as_str()).clone_into(&mut event.method);
+        if let Some(path) = request.uri().path_and_query() {
+            event.path = bounded(path.path());
+        }
+        event.protocol = match request.version() {
+            Version::HTTP_10 if via.protocol == "http/1.1" => "http/1.0",
+            _ => via.protocol,
+        };
+        via.client.activity.began();
+        let open = Open {
+            event,
+            began: Instant::now(),
+            client: via.client.clone(),
+            exchange: Arc::default(),
+        };
+        Self { open: Some(Box::new(open)) }
+    }
+
+    /// The event moves on; what stays behind records nothing.
+    pub(super) fn take(&mut self) -> Self {
+        Self { open: self.open.take() }
+    }
+
+    /// The sandbox and policy that were found.
+    pub(super) fn session(&mut self, session: &Session) {
+        self.edit(|event| {
+            event.sandbox_id = Some(session.id().clone());
+            event.policy_digest = Some(Digest(session.policy().digest()));
+        });
+    }
+
+    /// The destination that was read.
+    pub(super) fn destination(&mut self, destination: &Destination) {
+        self.edit(|event| {
+            event.host = destination.host.as_str().to_owned();
+            event.port = Some(destination.port.get());
+        });
+    }
+
+    /// The rule that allowed.
+    pub(super) fn rule(&mut self, rule: Option<&RuleName>) {
+        self.edit(|event| event.rule(rule));
+    }
+
+    /// The permit that was given.
+    pub(super) fn permit(&mut self, permit: &RequestPermit) {
+        self.rule(permit.rule());
+    }
+
+    /// A secret was opened in a place such as `header:authorization`.
+    pub(super) fn opened(&mut self, secret: &SecretName, place: &str, name: &str) {
+        self.edit(|event| {
+            if !event.secrets.contains(secret) {
+                event.secrets.push(secret.clone());
+            }
+            event.locations.push(format!("{place}:{name}"));
+        });
+    }
+
+    /// A denial ended the request.
+    pub(super) fn denied(&mut self, denial: &Denial) {
+        self.edit(|event| event.deny(denial));
+    }
+
+    /// The head of the answer goes out with this status.
+    pub(super) fn answered(&mut self, status: u16) {
+        if let Some(open) = &mut self.open {
+            open.event.status = Some(status);
+            open.event.durations.head = micros(open.began);
+        }
+    }
+
+    /// The id that names the request to the client and in the audit.
+    pub(super) fn id(&self) -> Option<RequestId> {
+        self.open.as_ref().map(|open| open.event.request_id)
+    }
+
+    /// The sandbox, if it was recognised.
+    pub(super) fn sandbox(&self) -> Option<&crate::secret::SandboxId> {
+        self.open.as_ref().and_then(|open| open.event.sandbox_id.as_ref())
+    }
+
+    /// The canonical host, if one was read.
+    pub(super) fn host(&self) -> &str {
+        self.open.as_ref().map_or("", |open| &open.event.host)
+    }
+
+    /// The counters that both directions share.
+    pub(super) fn exchange(&self) -> Arc<Exchange> {
+        self.open.as_ref().map(|open| open.exchange.clone()).unwrap_or_default()
+    }
+
+    fn edit(&mut self, edit: impl FnOnce(&mut Event)) {
+        if let Some(open) = &mut self.open {
+            edit(&mut open.event);
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let Some(mut open) = self.open.take() else { return };
+        open.event.bytes_out = open.exchange.out.load(Ordering::Relaxed);
+        open.event.bytes_in = open.exchange.back.load(Ordering::Relaxed);
+        open.event.scrubbed = open.exchange.scrubbed.load(Ordering::Relaxed);
+        open.event.durations.total = micros(open.began);
+        if let Some(denial) = open.exchange.cut.get() {
+            let status = open.event.status;
+            open.event.deny(denial);
+            open.event.status = status;
+        }
+        open.client.proxy.audit.emit(&open.event);
+        open.client.activity.ended();
+    }
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+impl Tunnel {
+    /// Records that an opened tunnel was refused before its first request.
+    pub(super) fn refused(&self, denial: &Denial) {
+        let mut event = Event::new(Kind::Connection);
+        event.client = Some(self.client.peer);
+        event.sandbox_id = Some(self.recognised.sandbox.id().clone());
+        event.host = self.destination.host.as_str().to_owned();
+        event.port = Some(self.destination.port.get());
+        event.protocol = "connect";
+        event.deny(denial);
+        event.status = None;
+        self.client.proxy.audit.emit(&event);
+    }
+}

@@ -1,0 +1,123 @@
+//! Tokens in header fields, also inside the base64 of `Authorization: Basic`.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use zeroize::Zeroizing;
+
+use super::tokens::{self, Place, Tokens, value_of};
+use crate::policy::{Denial, DenyReason};
+use crate::proxy::record::Record;
+use crate::secret::SealedToken;
+
+/// Opens every token of the fields; a token that may not be opened where it stands ends the request.
+pub(super) async fn open(
+    tokens: &Tokens<'_>,
+    headers: &mut HeaderMap,
+    record: &mut Record,
+) -> Result<(), Denial> {
+    for (name, field) in headers.iter_mut() {
+        if let Some(value) = opened(tokens, name, field.as_bytes(), record).await? {
+            let value = HeaderValue::from_bytes(&value);
+            let mut value = value.map_err(|_error| {
+                Denial::new(
+                    DenyReason::SecretUnavailable,
+                    "a value cannot stand in a header field",
+                    "",
+                )
+            })?;
+            value.set_sensitive(true);
+            *field = value;
+        }
+    }
+    Ok(())
+}
+
+/// The field's bytes with every token opened; `None` if it holds none, so that it leaves exactly as it came.
+async fn opened(
+    tokens: &Tokens<'_>,
+    name: &HeaderName,
+    field: &[u8],
+    record: &mut Record,
+) -> Result<Option<Zeroizing<Vec<u8>>>, Denial> {
+    if tokens::find(field, 0).is_some() {
+        return replaced(tokens, name, field, record).await.map(Some);
+    }
+    let Some((scheme, credentials)) = basic(name, field) else { return Ok(None) };
+    let Ok(decoded) = STANDARD.decode(credentials) else {
+        return refuse_odd_base64(name, credentials);
+    };
+    let decoded = Zeroizing::new(decoded);
+    if tokens::find(&decoded, 0).is_none() {
+        return Ok(None);
+    }
+    let replaced = replaced(tokens, name, &decoded, record).await?;
+    let mut value =
+        Zeroizing::new(Vec::with_capacity(scheme.len() + replaced.len().div_ceil(3) * 4));
+    value.extend_from_slice(scheme);
+    value.extend_from_slice(Zeroizing::new(STANDARD.encode(&*replaced)).as_bytes());
+    Ok(Some(value))
+}
+
+/// `Basic ` in any letter case, and what follows it.
+fn basic<'f>(name: &HeaderName, field: &'f [u8]) -> Option<(&'f [u8], &'f [u8])> {
+    if *name != AUTHORIZATION {
+        return None;
+    }
+    let (scheme, credentials) = field.split_at_checked(b"basic ".len())?;
+    scheme.eq_ignore_ascii_case(b"basic ").then_some((scheme, credentials))
+}
+
+/// Base64 that does not round-trip cannot be rewritten faithfully; if a lenient reader would find a token in it, it may not pass either.
+fn refuse_odd_base64(
+    name: &HeaderName,
+    credentials: &[u8],
+) -> Result<Option<Zeroizing<Vec<u8>>>, Denial> {
+    use base64::alphabet;
+    use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+    let lenient = GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let plain: Vec<u8> =
+        credentials.iter().copied().filter(|b| !matches!(b, b' ' | b'\t' | b'=')).collect();
+    let holds_token = [alphabet::STANDARD, alphabet::URL_SAFE]
+        .iter()
+        .filter_map(|alphabet| GeneralPurpose::new(alphabet, lenient).decode(&plain).ok())
+        .any(|decoded| tokens::find(&decoded, 0).is_some());
+    if holds_token {
+        let detail =
+            format!("a sealed token in `{name}`, inside base64 that is not in its canonical form");
+        return Err(Denial::new(
+            DenyReason::SecretMisdirected,
+            detail,
+            "encode the credentials as RFC 7617 and RFC 4648 §4 say, with padding",
+        ));
+    }
+    Ok(None)
+}
+
+/// One pass from left to right; what is written is not read again.
+async fn replaced(
+    tokens: &Tokens<'_>,
+    name: &HeaderName,
+    text: &[u8],
+    record: &mut Record,
+) -> Result<Zeroizing<Vec<u8>>, Denial> {
+    let mut out = Zeroizing::new(Vec::with_capacity(text.len() + 128));
+    let mut copied = 0;
+    while let Some(start) = tokens::find(text, copied) {
+        let end = start + SealedToken::LEN;
+        let secret =
+            tokens.secret(text.get(start..end).unwrap_or_default(), Place::Header(name))?;
+        let value = value_of(secret).await?;
+        if !value.fits_header() {
+            return Err(tokens::unfit(&secret.bound.name, "a header field"));
+        }
+        out.extend_from_slice(text.get(copied..start).unwrap_or_default());
+        out.extend_from_slice(value.expose());
+        record.opened(&secret.bound.name, "header", name.as_str());
+        copied = end;
+    }
+    out.extend_from_slice(text.get(copied..).unwrap_or_default());
+    Ok(out)
+}

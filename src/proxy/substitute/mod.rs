@@ -1,0 +1,238 @@
+//! Step 8: sealed tokens become values. Only with a [`RequestPermit`], only over TLS, only where the secret is bound.
+//!
+//! One pass: what is written is never read again. A token anywhere else in the head of a request ends it.
+
+mod header;
+mod tokens;
+mod url;
+
+use http::header::{
+    CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{Request, Version};
+use hyper::body::Incoming;
+
+use super::Via;
+use super::forward::{Outgoing, OutgoingBody};
+use super::record::Record;
+use crate::policy::{BoundSecret, Denial, DenyReason, RequestPermit};
+use crate::session::{Recognised, Session};
+
+pub(super) use tokens::Tokens;
+
+/// Makes the request that leaves: connection fields dropped, tokens opened, injected fields added.
+pub(super) async fn request(
+    session: &Session,
+    permit: &RequestPermit,
+    recognised: &Recognised,
+    via: &Via,
+    request: Request<Incoming>,
+    record: &mut Record,
+) -> Result<Outgoing, Denial> {
+    let (mut parts, body) = request.into_parts();
+    let tokens = Tokens { session, permit };
+    url::check(&tokens, &parts.uri)?;
+    let upgrade = wants_websocket(&parts.headers, parts.version)?;
+    drop_connection_fields(&mut parts.headers, parts.version, upgrade);
+    if permit.restricts_request() {
+        drop_overrides(&mut parts.headers);
+    }
+    header::open(&tokens, &mut parts.headers, record).await?;
+    for secret in permit.injected() {
+        inject(&tokens, secret, recognised, via, &mut parts.headers, record).await?;
+    }
+    if !permit.secrets().is_empty() {
+        ask_for_readable_answers(&mut parts.headers);
+    }
+    let verdicts = via.verdicts.get().cloned();
+    let request = Request::from_parts(parts, OutgoingBody::new(body, record.exchange(), verdicts));
+    Ok(Outgoing {
+        request,
+        destination: permit.destination().clone(),
+        scheme: permit.scheme(),
+        upgrade,
+    })
+}
+
+/// Trailers on their way to the upstream: those that would change framing or routing are dropped, a token among them ends the request.
+pub(super) fn trailers(trailers: HeaderMap) -> Result<HeaderMap, Denial> {
+    let mut kept = HeaderMap::with_capacity(trailers.len());
+    for (name, value) in &trailers {
+        if tokens::find(value.as_bytes(), 0).is_some() {
+            return Err(Denial::new(
+                DenyReason::SecretMisdirected,
+                format!("a sealed token in the trailer `{name}`"),
+                "send the token in a header field; trailers are not opened",
+            ));
+        }
+        if !forbidden_in_trailers(name) {
+            kept.append(name.clone(), value.clone());
+        }
+    }
+    Ok(kept)
+}
+
+/// RFC 9110 §6.5.1: framing, routing, authentication and control do not belong into trailers.
+fn forbidden_in_trailers(name: &HeaderName) -> bool {
+    let exact = [
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "authorization",
+        "te",
+        "trailer",
+        "cookie",
+        "set-cookie",
+        "expect",
+        "range",
+        "max-forwards",
+    ];
+    exact.contains(&name.as_str())
+        || name.as_str().starts_with("content-")
+        || name.as_str().starts_with("proxy-")
+        || is_connection_field(name)
+}
+
+/// Whether the request is a WebSocket handshake (RFC 6455 §4.1). Any other upgrade is dropped, not refused: it is only an offer.
+fn wants_websocket(headers: &HeaderMap, version: Version) -> Result<bool, Denial> {
+    let mut upgrades = headers.get_all(UPGRADE).iter();
+    let websocket =
+        upgrades.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+            && upgrades.next().is_none();
+    let nominated = nominated(headers).any(|name| name.eq_ignore_ascii_case("upgrade"));
+    if !(websocket && nominated && version == Version::HTTP_11) {
+        return Ok(false);
+    }
+    let has_body = headers.contains_key(TRANSFER_ENCODING)
+        || headers.get(http::header::CONTENT_LENGTH).is_some_and(|value| value != "0");
+    if has_body {
+        return Err(Denial::new(
+            DenyReason::ProtocolNotAllowed,
+            "a WebSocket handshake with a body",
+            "send the handshake as RFC 6455 says",
+        ));
+    }
+    Ok(true)
+}
+
+/// Drops what speaks of this connection only (RFC 9110 §7.6.1), and the sandbox's own proxy credentials.
+///
+/// The map is rebuilt, never removed from: removal would reorder what stays.
+fn drop_connection_fields(headers: &mut HeaderMap, version: Version, upgrade: bool) {
+    let wants_trailers =
+        version == Version::HTTP_2 && headers.get(TE).is_some_and(|te| te == "trailers");
+    let crumbs =
+        version == Version::HTTP_2 && headers.get_all(http::header::COOKIE).iter().nth(1).is_some();
+    let named: Vec<HeaderName> = nominated(headers)
+        .filter_map(|name| name.parse().ok())
+        .filter(|name| !never_nominated(name))
+        .collect();
+    if named.is_empty() && !crumbs && !headers.keys().any(is_connection_field) {
+        return;
+    }
+    let old = std::mem::take(headers);
+    headers.reserve(old.len());
+    for (name, value) in &old {
+        let kept_te = *name == TE && wants_trailers;
+        let kept_upgrade = upgrade && (*name == UPGRADE || *name == CONNECTION);
+        if (is_connection_field(name) || named.contains(name)) && !kept_te && !kept_upgrade {
+            continue;
+        }
+        if crumbs && *name == http::header::COOKIE {
+            if !headers.contains_key(name) {
+                headers.append(name.clone(), joined_crumbs(&old));
+            }
+            continue;
+        }
+        headers.append(name.clone(), value.clone());
+    }
+    if upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    }
+}
+
+/// HTTP/2 splits cookies into crumbs; one field is what an HTTP/1 server reads (RFC 9113 §8.2.3).
+fn joined_crumbs(headers: &HeaderMap) -> HeaderValue {
+    let crumbs: Vec<&[u8]> =
+        headers.get_all(http::header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+        .unwrap_or_else(|_error| HeaderValue::from_static(""))
+}
+
+/// The fields that `Connection` names.
+fn nominated(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim).filter(|name| !name.is_empty())
+}
+
+/// A `Connection` field may not take away what frames or routes the message.
+fn never_nominated(name: &HeaderName) -> bool {
+    *name == HOST || *name == http::header::CONTENT_LENGTH || *name == TRANSFER_ENCODING
+}
+
+/// Fields between two neighbours. `Trailer` is none of them: hyper writes only trailers that were announced.
+pub(super) fn is_connection_field(name: &HeaderName) -> bool {
+    *name == CONNECTION
+        || *name == TRANSFER_ENCODING
+        || *name == UPGRADE
+        || *name == TE
+        || name.as_str() == "keep-alive"
+        || name.as_str() == "http2-settings"
+        || name.as_str().starts_with("proxy-")
+}
+
+/// Fields by which some servers take another method or path than the one that was decided.
+fn drop_overrides(headers: &mut HeaderMap) {
+    const OVERRIDES: [&str; 5] = [
+        "x-http-method-override",
+        "x-http-method",
+        "x-method-override",
+        "x-original-url",
+        "x-rewrite-url",
+    ];
+    if OVERRIDES.iter().any(|name| headers.contains_key(*name)) {
+        let old = std::mem::take(headers);
+        for (name, value) in old.iter().filter(|(name, _)| !OVERRIDES.contains(&name.as_str())) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+}
+
+/// On hosts with a bound secret the answer is searched, so it must come whole and in an encoding that can be read.
+fn ask_for_readable_answers(headers: &mut HeaderMap) {
+    use http::header::{ACCEPT_ENCODING, IF_RANGE, RANGE};
+    if headers.contains_key(RANGE) || headers.contains_key(IF_RANGE) {
+        let old = std::mem::take(headers);
+        for (name, value) in old.iter().filter(|(name, _)| **name != RANGE && **name != IF_RANGE) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+}
+
+/// Adds a field of the proxy's own in place of any that the sandbox sent.
+async fn inject(
+    tokens: &Tokens<'_>,
+    secret: &BoundSecret,
+    recognised: &Recognised,
+    via: &Via,
+    headers: &mut HeaderMap,
+    record: &mut Record,
+) -> Result<(), Denial> {
+    let Some(inject) = &secret.inject else { return Ok(()) };
+    if via.client.shared_loopback && !recognised.proven {
+        return Err(Denial::new(
+            DenyReason::SecretUnavailable,
+            format!("{} is added only for callers that show proxy credentials, since every process of this machine can reach the listener", secret.name),
+            "use the proxy URL with credentials that `tollgate env` prints",
+        )
+        .with_status(403));
+    }
+    let value = tokens.value(&secret.name).await?;
+    let mut field = HeaderValue::from_bytes(&inject.render(&value))
+        .map_err(|_error| tokens::unfit(&secret.name, "a header field"))?;
+    field.set_sensitive(true);
+    headers.insert(inject.header.clone(), field);
+    record.opened(&secret.name, "inject", inject.header.as_str());
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! Live sandboxes: how each is recognised, its sealed tokens, the policy that holds for it now.
+//!
+//! A [`Session`] is one immutable snapshot; a request loads it once and uses nothing else. A reload swaps snapshots, it never edits one.
+
+mod registry;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+
+use crate::policy::{BoundSecret, EffectivePolicy};
+use crate::secret::{Needles, ProxyToken, SandboxId, SealKey, SealedToken, SecretName};
+use crate::stores::LiveSecret;
+
+pub use registry::{Caller, Recognised, Registry, RegistryError, Sandbox, SandboxSpec};
+
+/// One sandbox under one policy.
+#[derive(Debug)]
+pub struct Session {
+    id: SandboxId,
+    policy: Arc<EffectivePolicy>,
+    secrets: Vec<SealedSecret>,
+    by_token: HashMap<Box<[u8]>, usize>,
+    proxy_token: ProxyToken,
+    needles: ArcSwapOption<HeldNeedles>,
+}
+
+/// The automaton over the values that were held when it was built.
+#[derive(Debug)]
+struct HeldNeedles {
+    versions: u64,
+    needles: Arc<Needles>,
+}
+
+/// A secret of the session: its binding, its source and the token that stands for it.
+pub struct SealedSecret {
+    /// Where the secret may go.
+    pub bound: Arc<BoundSecret>,
+    /// Where the real value comes from.
+    pub live: Arc<LiveSecret>,
+    /// What the sandbox holds.
+    pub token: SealedToken,
+}
+
+impl Session {
+    /// Derives the tokens of every secret of the policy. `live` finds a secret's source; one without a source is left out and so never opens.
+    #[must_use]
+    pub fn new(
+        id: SandboxId,
+        generation: u64,
+        policy: Arc<EffectivePolicy>,
+        seal_key: &SealKey,
+        live: impl Fn(&BoundSecret) -> Option<Arc<LiveSecret>>,
+    ) -> Self {
+        let seal = |bound: &Arc<BoundSecret>| {
+            let token = seal_key.seal(&id, generation, &bound.name);
+            live(bound).map(|live| SealedSecret { bound: bound.clone(), live, token })
+        };
+        let secrets: Vec<_> = policy.secrets().iter().filter_map(seal).collect();
+        let by_token = secrets
+            .iter()
+            .enumerate()
+            .map(|(nth, secret)| (Box::from(secret.token.as_str().as_bytes()), nth))
+            .collect();
+        let proxy_token = seal_key.proxy_token(&id, generation);
+        Self { id, policy, secrets, by_token, proxy_token, needles: ArcSwapOption::empty() }
+    }
+
+    /// The sandbox.
+    #[must_use]
+    pub const fn id(&self) -> &SandboxId {
+        &self.id
+    }
+
+    /// The policy that holds for it.
+    #[must_use]
+    pub const fn policy(&self) -> &Arc<EffectivePolicy> {
+        &self.policy
+    }
+
+    /// Its secrets, by name.
+    #[must_use]
+    pub fn secrets(&self) -> &[SealedSecret] {
+        &self.secrets
+    }
+
+    /// The secret that a token stands for; a constant-cost look-up.
+    #[must_use]
+    pub fn by_token(&self, token: &[u8]) -> Option<&SealedSecret> {
+        self.by_token.get(token).and_then(|&nth| self.secrets.get(nth))
+    }
+
+    /// The secret of a name.
+    #[must_use]
+    pub fn by_name(&self, name: &SecretName) -> Option<&SealedSecret> {
+        self.secrets.iter().find(|secret| secret.bound.name == *name)
+    }
+
+    /// What answers are searched for: every value held now or retired within the hour. `None` while no value was ever fetched.
+    ///
+    /// Built anew only after a value came or went.
+    #[must_use]
+    pub fn needles(&self) -> Option<Arc<Needles>> {
+        let versions =
+            self.secrets.iter().map(|secret| secret.live.version()).fold(0, u64::wrapping_add);
+        let known = self.needles.load();
+        if let Some(known) = known.as_ref().filter(|known| known.versions == versions) {
+            return (known.needles.longest() > 0).then(|| known.needles.clone());
+        }
+        let held = |secret: &SealedSecret| {
+            secret
+                .live
+                .held()
+                .into_iter()
+                .map(|value| (secret.token.clone(), value))
+                .collect::<Vec<_>>()
+        };
+        let values: Vec<_> = self.secrets.iter().flat_map(held).collect();
+        let needles = Arc::new(Needles::new(&values));
+        self.needles.store(Some(Arc::new(HeldNeedles { versions, needles: needles.clone() })));
+        (needles.longest() > 0).then_some(needles)
+    }
+
+    /// The password of its proxy credentials.
+    #[must_use]
+    pub const fn proxy_token(&self) -> &ProxyToken {
+        &self.proxy_token
+    }
+
+    /// Whether any secret is added by the proxy itself.
+    #[must_use]
+    pub fn injects(&self) -> bool {
+        self.secrets.iter().any(|secret| secret.bound.inject.is_some())
+    }
+}
+
+impl fmt::Debug for SealedSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SealedSecret").field("name", &self.bound.name).finish_non_exhaustive()
+    }
+}

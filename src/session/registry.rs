@@ -1,0 +1,230 @@
+//! Which sandboxes exist, and which of them a connection belongs to. Never "some" sandbox: who cannot be told apart is unknown.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use ipnet::IpNet;
+use tokio::sync::{Semaphore, watch};
+
+use super::Session;
+use crate::policy::{Denial, DenyReason};
+use crate::secret::SandboxId;
+
+/// All live sandboxes; replaced as a whole by [`Registry::apply`].
+#[derive(Debug)]
+pub struct Registry {
+    index: ArcSwap<Index>,
+    connections_per_sandbox: usize,
+    epoch: watch::Sender<u64>,
+}
+
+/// A sandbox as the registry is told of it.
+#[derive(Debug)]
+pub struct SandboxSpec {
+    /// Its session under the new policy.
+    pub session: Session,
+    /// The addresses that recognise it; none: by credentials, or as the only sandbox.
+    pub sources: Vec<IpNet>,
+}
+
+/// A registered sandbox. It outlives reloads, so that what hangs on it (connections, pools) stays its own.
+#[derive(Debug)]
+pub struct Sandbox {
+    id: SandboxId,
+    session: ArcSwapOption<Session>,
+    connections: Arc<Semaphore>,
+}
+
+impl Sandbox {
+    /// The id.
+    #[must_use]
+    pub const fn id(&self) -> &SandboxId {
+        &self.id
+    }
+
+    /// The snapshot that holds now, or the denial for a sandbox that has ended.
+    pub fn session(&self) -> Result<Arc<Session>, Denial> {
+        self.session.load_full().ok_or_else(|| {
+            let detail = format!("the sandbox {} has ended", self.id);
+            Denial::new(
+                DenyReason::SessionExpired,
+                detail,
+                "an operator would register it again; a retry will not help",
+            )
+        })
+    }
+
+    /// The slots for its connections.
+    #[must_use]
+    pub const fn connections(&self) -> &Arc<Semaphore> {
+        &self.connections
+    }
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    by_id: HashMap<SandboxId, Arc<Sandbox>>,
+    /// By prefix length, longest first, so that the look-up does not grow with the number of sandboxes.
+    by_source: Vec<(u8, HashMap<IpNet, Arc<Sandbox>>)>,
+    sources: HashMap<SandboxId, Vec<IpNet>>,
+    only: Option<Arc<Sandbox>>,
+}
+
+/// What a connection shows of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a> {
+    /// The peer's address.
+    pub source: IpAddr,
+    /// User and password of `Proxy-Authorization: Basic`.
+    pub credentials: Option<(&'a str, &'a [u8])>,
+}
+
+/// A caller's sandbox, and by what it was recognised.
+#[derive(Clone, Debug)]
+pub struct Recognised {
+    /// The sandbox.
+    pub sandbox: Arc<Sandbox>,
+    /// By its own address or credentials, not merely as the only sandbox of a listener that others on the machine may reach too.
+    pub proven: bool,
+}
+
+impl Registry {
+    /// An empty registry: everybody is unknown.
+    #[must_use]
+    pub fn new(connections_per_sandbox: usize) -> Self {
+        Self { index: ArcSwap::default(), connections_per_sandbox, epoch: watch::Sender::new(0) }
+    }
+
+    /// Replaces all sandboxes at once. `only` names the single sandbox of a sidecar.
+    pub fn apply(
+        &self,
+        specs: Vec<SandboxSpec>,
+        only: Option<&SandboxId>,
+    ) -> Result<(), RegistryError> {
+        let old = self.index.load_full();
+        let mut index = Index::default();
+        let mut sessions = Vec::with_capacity(specs.len());
+        for SandboxSpec { session, sources } in specs {
+            let id = session.id().clone();
+            let sandbox = old.by_id.get(&id).cloned().unwrap_or_else(|| self.register(&id));
+            for source in &sources {
+                index.add_source(*source, &sandbox)?;
+            }
+            sessions.push((sandbox.clone(), Arc::new(session)));
+            index.sources.insert(id.clone(), sources);
+            index.by_id.insert(id, sandbox);
+        }
+        if let Some(id) = only {
+            index.only = Some(
+                index.by_id.get(id).cloned().ok_or_else(|| RegistryError::Missing(id.clone()))?,
+            );
+        }
+        for (sandbox, session) in sessions {
+            sandbox.session.store(Some(session));
+        }
+        for gone in old.by_id.values().filter(|sandbox| !index.by_id.contains_key(&sandbox.id)) {
+            gone.session.store(None);
+        }
+        self.index.store(Arc::new(index));
+        self.epoch.send_modify(|epoch| *epoch += 1);
+        Ok(())
+    }
+
+    /// Changes with every [`Registry::apply`]: long-lived streams then ask for their decision again.
+    #[must_use]
+    pub fn epoch(&self) -> watch::Receiver<u64> {
+        self.epoch.subscribe()
+    }
+
+    /// The sandbox of an id.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<Arc<Sandbox>> {
+        let id: SandboxId = id.parse().ok()?;
+        self.index.load().by_id.get(&id).cloned()
+    }
+
+    /// Whether a sandbox is registered.
+    #[must_use]
+    pub fn contains(&self, id: &SandboxId) -> bool {
+        self.index.load().by_id.contains_key(id)
+    }
+
+    /// Recognises a caller. Where a sandbox has sources and the caller shows credentials, both must agree.
+    pub fn recognise(&self, caller: Caller<'_>) -> Result<Recognised, Denial> {
+        let index = self.index.load();
+        let by_source = index.by_source(caller.source);
+        let Some((user, password)) = caller.credentials else {
+            let proven = by_source.is_some();
+            return by_source
+                .or(index.only.as_ref())
+                .map(|sandbox| Recognised { sandbox: sandbox.clone(), proven })
+                .ok_or_else(unknown);
+        };
+        let sandbox =
+            user.parse().ok().and_then(|id: SandboxId| index.by_id.get(&id)).ok_or_else(unknown)?;
+        let right_password = sandbox
+            .session
+            .load()
+            .as_ref()
+            .is_some_and(|session| session.proxy_token().matches(password));
+        let has_sources = index.sources.get(&sandbox.id).is_some_and(|sources| !sources.is_empty());
+        let agrees = |other: &Arc<Sandbox>| Arc::ptr_eq(other, sandbox);
+        let right_source = match by_source {
+            Some(other) => agrees(other),
+            None => !has_sources,
+        };
+        let right_listener = index.only.as_ref().is_none_or(agrees);
+        if right_password && right_source && right_listener {
+            Ok(Recognised { sandbox: sandbox.clone(), proven: true })
+        } else {
+            Err(unknown())
+        }
+    }
+
+    fn register(&self, id: &SandboxId) -> Arc<Sandbox> {
+        let connections = Arc::new(Semaphore::new(self.connections_per_sandbox));
+        Arc::new(Sandbox { id: id.clone(), session: ArcSwapOption::empty(), connections })
+    }
+}
+
+impl Index {
+    fn add_source(&mut self, source: IpNet, sandbox: &Arc<Sandbox>) -> Result<(), RegistryError> {
+        let source = source.trunc();
+        let length = source.prefix_len();
+        let at = self.by_source.partition_point(|(known, _)| *known > length);
+        if self.by_source.get(at).is_none_or(|(known, _)| *known != length) {
+            self.by_source.insert(at, (length, HashMap::new()));
+        }
+        let taken =
+            self.by_source.get_mut(at).and_then(|(_, nets)| nets.insert(source, sandbox.clone()));
+        if taken.is_some() { Err(RegistryError::SourceTwice(source)) } else { Ok(()) }
+    }
+
+    fn by_source(&self, ip: IpAddr) -> Option<&Arc<Sandbox>> {
+        let ip = ip.to_canonical();
+        self.by_source
+            .iter()
+            .find_map(|(length, nets)| nets.get(&IpNet::new(ip, *length).ok()?.trunc()))
+    }
+}
+
+fn unknown() -> Denial {
+    Denial::new(
+        DenyReason::SandboxUnknown,
+        "neither the source address nor proxy credentials name a sandbox",
+        "set the proxy URL that `tollgate env` prints, with its credentials, or have an operator list this address in `sources`",
+    )
+}
+
+/// Why sandboxes cannot be registered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryError {
+    /// Two sandboxes claim one source.
+    #[error("two sandboxes claim the source {0}")]
+    SourceTwice(IpNet),
+    /// The sidecar's sandbox is not in the policies.
+    #[error("no policy defines the sandbox `{0}`; name one that exists with --sandbox")]
+    Missing(SandboxId),
+}

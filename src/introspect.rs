@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::environment::Places;
 use crate::host::{Host, HostPattern};
-use crate::policy::{Allowlist, EffectivePolicy, explain};
+use crate::policy::{Allowlist, EffectivePolicy, RequestLine, explain};
 use crate::proxy::Proxy;
 use crate::secret::{SandboxId, SecretName, StoreName};
 use crate::session::Session;
@@ -209,8 +209,8 @@ fn check(session: &Session, query: &str) -> Response<Bytes> {
     };
     let Some(url) = parameter("url") else { return text(StatusCode::BAD_REQUEST, ROUTES) };
     let method = parameter("method").unwrap_or_else(|| "GET".to_owned());
-    match explain::explain(session.policy(), &method, &url) {
-        Ok(explanation) => json(&explanation),
+    match RequestLine::new(&method, &url) {
+        Ok(request) => json(&explain(session.policy(), &request)),
         Err(error) => text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
     }
 }

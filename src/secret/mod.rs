@@ -3,11 +3,13 @@
 mod location;
 mod name;
 mod needles;
+mod source;
 mod token;
 mod value;
 
 pub use location::{HeaderRule, Inject, Locations};
 pub use name::{NameError, SandboxId, SecretName, StoreName};
 pub use needles::{Hide, Needles};
+pub use source::SourceSpec;
 pub use token::{ProxyToken, SealKey, SealedToken};
 pub use value::{SecretValue, ValueError};

@@ -2,12 +2,16 @@
 
 pub mod audit;
 pub mod cli;
+pub mod config;
 pub mod environment;
 pub mod host;
 pub mod introspect;
+pub mod policies;
 pub mod policy;
 pub mod proxy;
 pub mod secret;
+pub mod server;
 pub mod session;
 pub mod shutdown;
 pub mod stores;
+pub mod telemetry;

@@ -1,75 +1,128 @@
-//! How the process ends: every task is known, is told, and is waited for.
+//! How Tollgate stops: one signal, tasks that are counted, and a drain with a deadline.
+//!
+//! Every task is spawned through [`Tasks`], so that none is forgotten. The signal is the closing of a `watch`: it cannot be missed and cannot
+//! be taken back. Who owns the [`Trigger`] stops everything, on purpose or by dropping it.
 
 use std::future::Future;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
-/// Where all tasks are spawned, so that the drain can wait for them. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Tasks {
+/// The owner's end. Dropping it is the signal too, but nobody waits then.
+#[derive(Debug)]
+pub struct Trigger {
+    open: watch::Sender<()>,
     tracker: TaskTracker,
 }
 
+/// The tasks' end: spawns more tasks, and hears the signal. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Tasks {
+    signal: watch::Receiver<()>,
+    tracker: TaskTracker,
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// Every task ended by itself.
+    All,
+    /// The deadline came first; so many tasks still ran, and the end of the runtime cuts them.
+    Cut(usize),
+}
+
 impl Tasks {
-    /// Runs a future as a task of its own.
-    #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
-    pub fn spawn<F>(&self, future: F)
+    /// The two ends.
+    #[must_use]
+    pub fn new() -> (Trigger, Self) {
+        let (open, signal) = watch::channel(());
+        let tracker = TaskTracker::new();
+        (Trigger { open, tracker: tracker.clone() }, Self { signal, tracker })
+    }
+
+    /// Starts a task, which the drain waits for. It is the task's own business to end after [`Tasks::closed`].
+    ///
+    /// Dropping the handle detaches the task; it does not end it. Panics outside a Tokio runtime.
+    pub fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
     where
-        F: Future<Output = ()> + Send + 'static,
+        F: Future<Output: Send + 'static> + Send + 'static,
     {
-        drop(tokio::spawn(self.tracker.track_future(future)));
+        self.tracker.spawn(task)
     }
 
-    /// Waits until every task has ended, at most until the deadline. True if all have.
-    pub async fn drained(&self, deadline: Duration) -> bool {
-        self.tracker.close();
-        tokio::time::timeout(deadline, self.tracker.wait()).await.is_ok()
+    /// Completes once Tollgate is to stop. Cancel safe.
+    pub async fn closed(&self) {
+        let mut signal = self.signal.clone();
+        // Nothing is ever sent: the only change is the end of the sender.
+        while signal.changed().await.is_ok() {}
+    }
+
+    /// Whether Tollgate is to stop.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.signal.has_changed().is_err()
+    }
+
+    /// How many tasks run.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.tracker.len()
     }
 }
 
-/// hyper spawns the streams of an HTTP/2 connection through this.
-impl<F> hyper::rt::Executor<F> for Tasks
-where
-    F: Future + Send + 'static,
-    F::Output: Send,
-{
-    fn execute(&self, future: F) {
-        self.spawn(async move { drop(future.await) });
+/// hyper runs what belongs to an HTTP/2 connection through this.
+impl<F: Future<Output: Send + 'static> + Send + 'static> hyper::rt::Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        drop(self.spawn(task));
     }
-}
-
-/// Begins the shutdown, by being used up or dropped.
-#[derive(Debug)]
-pub struct Trigger {
-    closed_by_drop: watch::Sender<()>,
 }
 
 impl Trigger {
-    /// Tells every [`Shutdown`].
-    pub fn shut_down(self) {
-        drop(self.closed_by_drop);
+    /// Gives the signal and waits for the tasks, at most for `deadline`.
+    pub async fn drain(self, deadline: Duration) -> Drained {
+        let Self { open, tracker } = self;
+        drop(open);
+        tracker.close();
+        match tokio::time::timeout(deadline, tracker.wait()).await {
+            Ok(()) => Drained::All,
+            Err(_elapsed) => Drained::Cut(tracker.len()),
+        }
     }
 }
 
-/// Learns that the shutdown has begun. It can watch, not trigger.
-#[derive(Clone, Debug)]
-pub struct Shutdown {
-    watch: watch::Receiver<()>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Shutdown {
-    /// Resolves once the shutdown has begun.
-    pub async fn requested(&self) {
-        let mut watch = self.watch.clone();
-        while watch.changed().await.is_ok() {}
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_signals_and_waits_for_every_task() {
+        let (trigger, tasks) = Tasks::new();
+        assert!(!tasks.is_closed());
+        let worker = tasks.clone();
+        tasks.spawn(async move {
+            worker.closed().await;
+            assert!(worker.is_closed());
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        });
+        assert_eq!(tasks.running(), 1);
+        assert_eq!(trigger.drain(Duration::from_secs(5)).await, Drained::All);
+        assert_eq!(tasks.running(), 0);
     }
-}
 
-/// A trigger and what it triggers.
-#[must_use]
-pub fn channel() -> (Trigger, Shutdown) {
-    let (closed_by_drop, watch) = watch::channel(());
-    (Trigger { closed_by_drop }, Shutdown { watch })
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_ends_at_its_deadline() {
+        let (trigger, tasks) = Tasks::new();
+        tasks.spawn(std::future::pending::<()>());
+        assert_eq!(trigger.drain(Duration::from_secs(5)).await, Drained::Cut(1));
+    }
+
+    #[tokio::test]
+    async fn a_dropped_trigger_is_the_signal_also_for_who_listens_late() {
+        let (trigger, tasks) = Tasks::new();
+        drop(trigger);
+        tasks.closed().await;
+        assert!(tasks.is_closed());
+    }
 }

@@ -1,6 +1,8 @@
 //! The command line: one file per command, no logic that the library lacks.
 
 mod ca;
+mod env;
+mod serve;
 mod terminal;
 
 use std::process::ExitCode;
@@ -13,6 +15,7 @@ pub use terminal::{Failure, Terminal};
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    crate::telemetry::init();
     let mut terminal = Terminal::new();
     match cli.command.run(&mut terminal) {
         Ok(code) => code,
@@ -33,6 +36,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the proxy.
+    Serve(serve::ServeArgs),
+    /// Print what to export in a sandbox.
+    Env(env::EnvArgs),
     /// The certificate authority that sandboxes trust.
     Ca(ca::Ca),
     /// Print a shell completion script.
@@ -48,6 +55,8 @@ enum Command {
 impl Command {
     fn run(self, terminal: &mut Terminal) -> Result<ExitCode, Failure> {
         match self {
+            Self::Serve(serve) => serve.run(terminal),
+            Self::Env(env) => env.run(terminal),
             Self::Ca(ca) => ca.run(terminal).map(|()| ExitCode::SUCCESS),
             Self::Completions { shell } => {
                 let mut script = Vec::new();
@@ -57,4 +66,9 @@ impl Command {
             }
         }
     }
+}
+
+/// The runtime of commands that talk to sockets.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }

@@ -12,7 +12,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::{Proxy, serve_connection};
-use crate::shutdown::Shutdown;
 
 /// A bound listener of the explicit kind: CONNECT and absolute-form.
 #[derive(Debug)]
@@ -36,16 +35,16 @@ impl Listening {
     }
 
     /// Serves until shutdown begins. A connection above the limit waits in the kernel's queue; a failed accept is logged and the loop goes on.
-    pub async fn run(self, proxy: Arc<Proxy>, shutdown: Shutdown) {
-        let slots = Arc::new(Semaphore::new(proxy.limits.connections));
+    pub async fn run(self, proxy: Arc<Proxy>) {
+        let slots = Arc::new(Semaphore::new(proxy.limits.connections as usize));
         loop {
             let Ok(slot) = slots.clone().acquire_owned().await else { return };
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
-                () = shutdown.requested() => return,
+                () = proxy.tasks.closed() => return,
             };
             match accepted {
-                Ok((tcp, peer)) => self.take(tcp, peer, &proxy, &shutdown, slot),
+                Ok((tcp, peer)) => self.take(tcp, peer, &proxy, slot),
                 Err(error) => {
                     tracing::warn!(%error, listener = %self.address, "a connection could not be accepted");
                     tokio::time::sleep(AFTER_FAILED_ACCEPT).await;
@@ -59,7 +58,6 @@ impl Listening {
         tcp: TcpStream,
         peer: SocketAddr,
         proxy: &Arc<Proxy>,
-        shutdown: &Shutdown,
         slot: tokio::sync::OwnedSemaphorePermit,
     ) {
         if let Err(error) = tcp.set_nodelay(true) {
@@ -71,16 +69,16 @@ impl Listening {
             peer,
             shared_loopback: self.address.ip().is_loopback(),
             activity: activity.clone(),
-            shutdown: shutdown.clone(),
         });
         let wire = Wire { tcp, activity };
-        proxy.tasks.spawn(async move {
+        let task = proxy.tasks.spawn(async move {
             tokio::select! {
                 () = serve_connection(client.clone(), wire) => {}
                 () = client.overdue() => tracing::debug!(peer = %client.peer, "a connection was idle for too long"),
             }
             drop(slot);
         });
+        drop(task);
     }
 }
 
@@ -94,7 +92,6 @@ pub struct Client {
     /// Any process of the machine can reach the listener.
     pub(super) shared_loopback: bool,
     pub(super) activity: Arc<Activity>,
-    pub(super) shutdown: Shutdown,
 }
 
 impl Client {

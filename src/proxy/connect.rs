@@ -12,19 +12,10 @@ use hickory_resolver::config::{
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use tokio::net::TcpStream;
 
+use crate::config::Resolver;
 use crate::host::Destination;
 use crate::host::address::CheckedAddr;
 use crate::policy::{Denial, DenyReason, OwnSockets, RequestPermit, decide_address};
-
-/// Who is asked for addresses.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum ResolverChoice {
-    /// The machine's own configuration, without its search list.
-    #[default]
-    System,
-    /// These servers, over UDP and TCP.
-    Servers(Vec<SocketAddr>),
-}
 
 /// Dials upstreams.
 #[derive(Debug)]
@@ -38,7 +29,7 @@ pub struct Connector {
 impl Connector {
     /// `connect_to` replaces the look-up of single destinations, not the check of their addresses.
     pub fn new(
-        choice: &ResolverChoice,
+        choice: &Resolver,
         connect_to: BTreeMap<Destination, SocketAddr>,
         own: OwnSockets,
         timeout: Duration,
@@ -157,12 +148,10 @@ pub(super) fn timed_out(destination: &Destination, what: &str) -> Denial {
     )
 }
 
-fn build_resolver(
-    choice: &ResolverChoice,
-) -> Result<TokioResolver, hickory_resolver::net::NetError> {
+fn build_resolver(choice: &Resolver) -> Result<TokioResolver, hickory_resolver::net::NetError> {
     let provider = TokioRuntimeProvider::default();
     let mut builder = match choice {
-        ResolverChoice::System => {
+        Resolver::System => {
             let (config, options) = hickory_resolver::system_conf::read_system_conf()?;
             let servers = config.name_servers().to_vec();
             let mut builder = TokioResolver::builder_with_config(
@@ -172,7 +161,7 @@ fn build_resolver(
             *builder.options_mut() = options;
             builder
         }
-        ResolverChoice::Servers(servers) => {
+        Resolver::Servers(servers) => {
             let servers = servers.iter().map(|&server| name_server(server)).collect();
             let mut builder = TokioResolver::builder_with_config(
                 ResolverConfig::from_parts(None, Vec::new(), servers),

@@ -72,7 +72,7 @@ pub(super) async fn send(
                 return Ok(Answer {
                     response,
                     lease: Some(lease),
-                    most_idle: proxy.limits.pool_per_host,
+                    most_idle: proxy.limits.pool_per_host as usize,
                     exchange,
                 });
             }
@@ -196,7 +196,7 @@ pub(super) fn own_answer(answer: Response<Bytes>, mut record: Record) -> Respons
 
 /// The client's body on its way to the upstream.
 #[derive(Debug)]
-pub struct OutgoingBody {
+pub(super) struct OutgoingBody {
     incoming: Incoming,
     exchange: Arc<Exchange>,
     verdicts: Option<RequestVerdicts>,

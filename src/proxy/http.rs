@@ -29,7 +29,7 @@ pub(super) struct After<S> {
 
 /// Serves HTTP/1 until the connection ends, or until an accepted CONNECT or Upgrade turns it into something else.
 pub(super) async fn serve_h1<S: Stream>(io: S, via: &Arc<Via>) -> Option<After<S>> {
-    let (guard, verdicts) = RequestGuard::new(io, via.client.proxy.limits.heads());
+    let (guard, verdicts) = RequestGuard::new(io, via.client.proxy.heads());
     if via.verdicts.set(verdicts).is_err() {
         return None;
     }
@@ -43,12 +43,12 @@ pub(super) async fn serve_h1<S: Stream>(io: S, via: &Arc<Via>) -> Option<After<S
     let mut connection = hyper::server::conn::http1::Builder::new()
         .preserve_header_case(true)
         .auto_date_header(false)
-        .max_headers(via.client.proxy.limits.fields)
-        .max_buf_size(READ_BUFFER.max(via.client.proxy.limits.headers + 8192))
+        .max_headers(via.client.proxy.limits.fields as usize)
+        .max_buf_size(READ_BUFFER.max(via.client.proxy.limits.headers.get() + 8192))
         .serve_connection(TokioIo::new(guard), service);
     let served = tokio::select! {
         served = &mut connection => served,
-        () = via.client.shutdown.requested() => {
+        () = via.client.proxy.tasks.closed() => {
             Pin::new(&mut connection).graceful_shutdown();
             (&mut connection).await
         }
@@ -86,7 +86,7 @@ pub(super) async fn serve_h2<S: Stream>(io: S, via: Arc<Via>) {
             .max_concurrent_streams(limits.streams_per_connection)
             .max_pending_accept_reset_streams(20)
             .max_local_error_reset_streams(64)
-            .max_header_list_size(u32::try_from(limits.headers).unwrap_or(u32::MAX))
+            .max_header_list_size(u32::try_from(limits.headers.get()).unwrap_or(u32::MAX))
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
@@ -94,7 +94,7 @@ pub(super) async fn serve_h2<S: Stream>(io: S, via: Arc<Via>) {
     );
     let served = tokio::select! {
         served = connection.as_mut() => served,
-        () = via.client.shutdown.requested() => {
+        () = via.client.proxy.tasks.closed() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -44,11 +44,11 @@ use crate::policy::{Denial, DenyReason, decide_connect, decide_request};
 use crate::session::Recognised;
 
 pub use accept::{Client, Listening};
-pub use connect::{Connector, ResolverChoice};
-pub use forward::AnswerBody;
+pub use connect::{Connector, ResolverError};
+pub use forward::{AnswerBody, BodyCut};
 pub use identify::proxy_credentials;
 pub use pool::Upstreams;
-pub use shared::{Denials, Limits, Proxy};
+pub use shared::Proxy;
 
 use destination::Origin;
 use http::After;

@@ -359,18 +359,19 @@ async fn handshake_h1(
     destination: &Destination,
     wire: Wire,
 ) -> Result<Http1, Denial> {
-    let (guard, expectations) = ResponseGuard::new(TokioIo::new(wire), proxy.limits.heads());
+    let (guard, expectations) = ResponseGuard::new(TokioIo::new(wire), proxy.heads());
     let handshake = http1::Builder::new()
         .preserve_header_case(true)
-        .max_headers(proxy.limits.fields)
-        .max_buf_size(READ_BUFFER.max(proxy.limits.headers + 8192))
+        .max_headers(proxy.limits.fields as usize)
+        .max_buf_size(READ_BUFFER.max(proxy.limits.headers.get() + 8192))
         .handshake(TokioIo::new(guard));
     let (sender, connection) = handshake.await.map_err(|error| broken(destination, &error))?;
-    proxy.tasks.spawn(async move {
+    let task = proxy.tasks.spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "an upstream connection ended");
         }
     });
+    drop(task);
     Ok(Http1 { sender, expectations })
 }
 
@@ -381,17 +382,18 @@ async fn handshake_h2(
 ) -> Result<Http2, Denial> {
     let handshake = http2::Builder::new(proxy.tasks.clone())
         .timer(hyper_util::rt::TokioTimer::new())
-        .max_header_list_size(u32::try_from(proxy.limits.headers).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(proxy.limits.headers.get()).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .handshake(wire);
     let (sender, connection) = handshake.await.map_err(|error| broken(destination, &error))?;
-    proxy.tasks.spawn(async move {
+    let task = proxy.tasks.spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "an upstream connection ended");
         }
     });
+    drop(task);
     Ok(Http2 { sender, streams: Arc::default() })
 }
 

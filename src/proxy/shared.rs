@@ -1,7 +1,6 @@
 //! What all connections of a process share.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use dashmap::DashMap;
 
@@ -11,6 +10,7 @@ use super::pool::Upstreams;
 use super::tls::leaf::LeafConfigs;
 use super::tls::upstream::UpstreamTls;
 use crate::audit::Audit;
+use crate::config::{Denials, Limits};
 use crate::introspect::Introspection;
 use crate::secret::SandboxId;
 use crate::session::{Registry, Session};
@@ -43,51 +43,6 @@ pub struct Proxy {
     pub upstreams: DashMap<SandboxId, Arc<Upstreams>>,
 }
 
-/// Where a CONNECT is refused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Denials {
-    /// By the answer to the CONNECT.
-    #[default]
-    Connect,
-    /// By the answer to every request inside the tunnel, for clients that hide the other.
-    Inside,
-}
-
-/// Every bound of the data path.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Bytes of a request's or answer's head.
-    pub headers: usize,
-    /// Bytes of a request target.
-    pub target: usize,
-    /// Fields of a head.
-    pub fields: usize,
-    /// Bytes of a body that is searched whole.
-    pub buffered_body: u64,
-    /// Connections of all clients.
-    pub connections: usize,
-    /// Streams of one HTTP/2 connection.
-    pub streams_per_connection: u32,
-    /// From the first byte of a tunnel to the end of its handshake; also of an upstream's.
-    pub handshake_timeout: Duration,
-    /// For a whole head to arrive.
-    pub header_timeout: Duration,
-    /// Without a byte in either direction.
-    pub idle_timeout: Duration,
-    /// For an upstream's answer to begin.
-    pub response_timeout: Duration,
-    /// How long an unused upstream connection is kept.
-    pub pool_idle: Duration,
-    /// Unused upstream connections per sandbox and destination.
-    pub pool_per_host: usize,
-}
-
-impl Limits {
-    pub(super) fn heads(&self) -> HeadLimits {
-        HeadLimits { head_bytes: self.headers, target_bytes: self.target, fields: self.fields }
-    }
-}
-
 impl Proxy {
     /// The upstream side of a session's sandbox.
     pub(super) fn upstreams(&self, session: &Session) -> Arc<Upstreams> {
@@ -98,6 +53,16 @@ impl Proxy {
             .entry(session.id().clone())
             .or_insert_with(|| Upstreams::new(&self.upstream_tls.client_config()))
             .clone()
+    }
+
+    /// The bounds of a head, as the strict reading wants them.
+    pub(super) fn heads(&self) -> HeadLimits {
+        let Limits { headers, target, fields, .. } = &self.limits;
+        HeadLimits {
+            head_bytes: headers.get(),
+            target_bytes: target.get(),
+            fields: *fields as usize,
+        }
     }
 
     pub(super) fn denies_inside(&self) -> bool {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 
 use crate::policy::{BoundSecret, EffectivePolicy};
-use crate::secret::{Needles, ProxyToken, SandboxId, SealKey, SealedToken, SecretName};
+use crate::secret::{Needles, ProxyToken, SandboxId, SealKey, SealedToken, SecretName, StoreName};
 use crate::stores::LiveSecret;
 
 pub use registry::{Caller, Recognised, Registry, RegistryError, Sandbox, SandboxSpec};
@@ -24,6 +24,7 @@ pub struct Session {
     secrets: Vec<SealedSecret>,
     by_token: HashMap<Box<[u8]>, usize>,
     proxy_token: ProxyToken,
+    retired: Vec<(SealedToken, Arc<LiveSecret>)>,
     needles: ArcSwapOption<HeldNeedles>,
 }
 
@@ -32,6 +33,15 @@ pub struct Session {
 struct HeldNeedles {
     versions: u64,
     needles: Arc<Needles>,
+}
+
+/// A source that a reload replaced or dropped.
+#[derive(Clone, Debug)]
+pub struct Retired {
+    /// The secret's name.
+    pub name: SecretName,
+    /// Its source then.
+    pub live: Arc<LiveSecret>,
 }
 
 /// A secret of the session: its binding, its source and the token that stands for it.
@@ -45,18 +55,24 @@ pub struct SealedSecret {
 }
 
 impl Session {
-    /// Derives the tokens of every secret of the policy. `live` finds a secret's source; one without a source is left out and so never opens.
+    /// Derives the tokens of every secret of the policy. `live` finds the source of a store's secret; one without a source is left out and
+    /// so never opens.
     #[must_use]
     pub fn new(
         id: SandboxId,
         generation: u64,
         policy: Arc<EffectivePolicy>,
         seal_key: &SealKey,
-        live: impl Fn(&BoundSecret) -> Option<Arc<LiveSecret>>,
+        live: impl Fn(&StoreName, &SecretName) -> Option<Arc<LiveSecret>>,
+        retired: Vec<Retired>,
     ) -> Self {
         let seal = |bound: &Arc<BoundSecret>| {
             let token = seal_key.seal(&id, generation, &bound.name);
-            live(bound).map(|live| SealedSecret { bound: bound.clone(), live, token })
+            live(&bound.store, &bound.name).map(|live| SealedSecret {
+                bound: bound.clone(),
+                live,
+                token,
+            })
         };
         let secrets: Vec<_> = policy.secrets().iter().filter_map(seal).collect();
         let by_token = secrets
@@ -65,7 +81,19 @@ impl Session {
             .map(|(nth, secret)| (Box::from(secret.token.as_str().as_bytes()), nth))
             .collect();
         let proxy_token = seal_key.proxy_token(&id, generation);
-        Self { id, policy, secrets, by_token, proxy_token, needles: ArcSwapOption::empty() }
+        let retired = retired
+            .into_iter()
+            .map(|old| (seal_key.seal(&id, generation, &old.name), old.live))
+            .collect();
+        Self {
+            id,
+            policy,
+            secrets,
+            by_token,
+            proxy_token,
+            retired,
+            needles: ArcSwapOption::empty(),
+        }
     }
 
     /// The sandbox.
@@ -103,24 +131,23 @@ impl Session {
     /// Built anew only after a value came or went.
     #[must_use]
     pub fn needles(&self) -> Option<Arc<Needles>> {
-        let versions =
-            self.secrets.iter().map(|secret| secret.live.version()).fold(0, u64::wrapping_add);
+        let versions = self.sources().map(|(_, live)| live.version()).fold(0, u64::wrapping_add);
         let known = self.needles.load();
         if let Some(known) = known.as_ref().filter(|known| known.versions == versions) {
             return (known.needles.longest() > 0).then(|| known.needles.clone());
         }
-        let held = |secret: &SealedSecret| {
-            secret
-                .live
-                .held()
-                .into_iter()
-                .map(|value| (secret.token.clone(), value))
-                .collect::<Vec<_>>()
+        let held = |(token, live): (&SealedToken, &Arc<LiveSecret>)| {
+            live.held().into_iter().map(|value| (token.clone(), value)).collect::<Vec<_>>()
         };
-        let values: Vec<_> = self.secrets.iter().flat_map(held).collect();
+        let values: Vec<_> = self.sources().flat_map(held).collect();
         let needles = Arc::new(Needles::new(&values));
         self.needles.store(Some(Arc::new(HeldNeedles { versions, needles: needles.clone() })));
         (needles.longest() > 0).then_some(needles)
+    }
+
+    fn sources(&self) -> impl Iterator<Item = (&SealedToken, &Arc<LiveSecret>)> {
+        let live = self.secrets.iter().map(|secret| (&secret.token, &secret.live));
+        live.chain(self.retired.iter().map(|(token, live)| (token, live)))
     }
 
     /// The password of its proxy credentials.

@@ -108,7 +108,9 @@ fn search(asked: &Asked<'_>, parts: &Parts, relayed: &Relayed) -> Search {
     }
     match relayed.incoming.size_hint().exact() {
         _ if is_grpc(&parts.headers) => Search::Stream(Hide::Mask),
-        Some(length) if length <= asked.via.client.proxy.limits.buffered_body => Search::Whole,
+        Some(length) if length <= asked.via.client.proxy.limits.buffered_body.get() as u64 => {
+            Search::Whole
+        }
         Some(_) => Search::Stream(Hide::Mask),
         None => Search::Stream(Hide::Replace),
     }
@@ -207,7 +209,7 @@ async fn collect(via: &Via, relayed: &mut Relayed, needles: &Needles) -> Result<
     }
     let mut clean = Vec::with_capacity(body.len());
     let (_, hits) = needles.hide(&body, body.len(), Hide::Replace, &mut clean);
-    relayed.exchange.scrubbed.fetch_add(hits, std::sync::atomic::Ordering::Relaxed);
+    relayed.exchange.scrubbed.fetch_add(hits, Ordering::Relaxed);
     Ok(Bytes::from(clean))
 }
 

@@ -1,0 +1,46 @@
+//! `tollgate env`: what to export in a sandbox.
+
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+use super::{Failure, Terminal, serve};
+use crate::config::ConfigArgs;
+use crate::environment::Environment;
+use crate::server::{self, offline_session};
+
+/// Prints what to export in a sandbox: sealed tokens, the proxy, and what to trust. Asks no server: tokens are derived.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  eval \"$(tollgate env --sandbox sb-dev)\"
+  docker run --env-file <(tollgate env --sandbox sb-dev --format dotenv) …")]
+pub(super) struct EnvArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// How to print it.
+    #[arg(long, value_enum, default_value_t = Format::Shell)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    Shell,
+    Dotenv,
+    Json,
+}
+
+impl EnvArgs {
+    pub(super) fn run(self, terminal: &mut Terminal) -> Result<ExitCode, Failure> {
+        let config = self.config.load().map_err(|errors| serve::failure(&errors))?;
+        let id = config.sandbox.clone().ok_or("name the sandbox with --sandbox")?;
+        let session = super::runtime()?.block_on(offline_session(&config, &id))?;
+        let environment =
+            Environment::of(&session, &server::places(&config, &config.listen.explicit));
+        terminal.print(&match self.format {
+            Format::Shell => environment.shell(),
+            Format::Dotenv => environment.dotenv(),
+            Format::Json => environment.json(),
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

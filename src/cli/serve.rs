@@ -1,0 +1,57 @@
+//! `tollgate serve`: runs the proxy until it is told to stop.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Failure, Terminal};
+use crate::config::{Config, ConfigArgs, ConfigError};
+use crate::server::Server;
+use crate::shutdown::Drained;
+
+/// Runs the proxy, and the API if it has a key.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tollgate serve --policies policies/quickstart.yaml --sandbox sb-quickstart
+  tollgate serve --config /etc/tollgate/tollgate.yaml
+
+SIGHUP reads the policy files again, as does a change of one of them. SIGTERM and SIGINT drain, then stop.")]
+pub(super) struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+impl ServeArgs {
+    pub(super) fn run(self, terminal: &mut Terminal) -> Result<ExitCode, Failure> {
+        let config = self.config.load().map_err(|errors| failure(&errors))?;
+        super::runtime()?.block_on(serve(&config, terminal))
+    }
+}
+
+/// All mistakes of a configuration as one failure.
+pub(super) fn failure(errors: &[ConfigError]) -> Failure {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n").into()
+}
+
+async fn serve(config: &Config, terminal: &mut Terminal) -> Result<ExitCode, Failure> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let server = Server::start(config).await?;
+    for address in server.explicit() {
+        terminal.note(format_args!("tollgate: proxy on {address}"));
+    }
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => drop(server.reload()),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    terminal.note("tollgate: draining");
+    if let Drained::Cut(tasks) = server.shut_down().await {
+        terminal.note(format_args!("tollgate: {tasks} tasks were cut at the drain's deadline"));
+    }
+    Ok(ExitCode::SUCCESS)
+}

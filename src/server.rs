@@ -1,0 +1,278 @@
+//! One running Tollgate: its parts put together from a configuration, started in order, and stopped in order.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use dashmap::DashMap;
+
+use crate::audit::{Audit, Event, Kind};
+use crate::config::{AuditSink, Config};
+use crate::environment::{Credentials, Places};
+use crate::introspect::Introspection;
+use crate::policies::{LoadError, Policies, Report};
+use crate::policy::OwnSockets;
+use crate::proxy::tls::ca::{CaError, CertificateAuthority};
+use crate::proxy::tls::leaf::{LeafConfigs, LeafError, LeafMint};
+use crate::proxy::tls::roots::PlatformRoots;
+use crate::proxy::tls::seal_key::{self, SealKeyError};
+use crate::proxy::tls::upstream::{UpstreamTls, UpstreamTlsError};
+use crate::proxy::{Connector, Listening, Proxy, ResolverError};
+use crate::secret::{SandboxId, SealKey, SecretName, SourceSpec};
+use crate::session::{Registry, RegistryError, Session};
+use crate::shutdown::{Drained, Tasks, Trigger};
+use crate::stores::{LiveSecret, SourceError};
+
+/// A running Tollgate.
+#[derive(Debug)]
+pub struct Server {
+    proxy: Arc<Proxy>,
+    policies: Arc<Policies>,
+    health: Arc<Health>,
+    explicit: Vec<SocketAddr>,
+    trigger: Trigger,
+}
+
+/// What `/readyz` says.
+#[derive(Debug, Default)]
+pub struct Health {
+    /// Why the last reload was refused; the policies before it still hold.
+    pub refused_reload: ArcSwapOption<String>,
+}
+
+impl Server {
+    /// Starts everything that the configuration names. Nothing listens before all of it is usable.
+    pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let ca = Arc::new(CertificateAuthority::open_or_create(&config.ca_dir)?);
+        let seal_key = seal_key_of(config).await?;
+        let roots = PlatformRoots::load();
+        let upstream_tls = UpstreamTls::new(&roots, &config.upstream.roots, ca.der())?;
+        let registry = Arc::new(Registry::new(config.limits.connections_per_sandbox as usize));
+        let policies = Policies::new(
+            config.policies.clone(),
+            config.operator_rules(),
+            config.sandbox.clone(),
+            seal_key,
+            registry.clone(),
+        );
+        let report = policies.load()?;
+        for warning in &report.warnings {
+            tracing::warn!("{warning}");
+        }
+        let audit = open_audit(config)?;
+        let listening = bind_all(&config.listen.explicit).await?;
+        let explicit: Vec<_> = listening.iter().map(Listening::address).collect();
+        let own = OwnSockets { listening: own_sockets(config, &explicit) };
+        let connector = Connector::new(
+            &config.upstream.resolver,
+            config.upstream.connect_to.clone(),
+            own,
+            config.limits.connect_timeout,
+        )?;
+        let (trigger, tasks) = Tasks::new();
+        let mint = Arc::new(LeafMint::new(ca.clone(), config.limits.leaf_cache as usize)?);
+        let refusal_mint = Arc::new(mint.with_own_cache(REFUSAL_LEAVES));
+        let introspection = introspection(config, &ca, &roots, &explicit)?;
+        let proxy = Arc::new(Proxy {
+            registry,
+            audit,
+            leaves: LeafConfigs::new(mint, config.limits.leaf_cache as usize)?,
+            refusal_leaves: LeafConfigs::new(refusal_mint, REFUSAL_LEAVES)?,
+            upstream_tls,
+            connector,
+            limits: config.limits.clone(),
+            tasks: tasks.clone(),
+            denials: config.denials,
+            introspection,
+            upstreams: DashMap::new(),
+        });
+        for listener in listening {
+            drop(tasks.spawn(listener.run(proxy.clone())));
+        }
+        let tidy = proxy.clone();
+        drop(tasks.spawn(async move { tidy.tidy().await }));
+        let server =
+            Self { proxy, policies: Arc::new(policies), health: Arc::default(), explicit, trigger };
+        server.record_load(&Ok(report));
+        Ok(server)
+    }
+
+    /// The proxy.
+    #[must_use]
+    pub const fn proxy(&self) -> &Arc<Proxy> {
+        &self.proxy
+    }
+
+    /// The policies in force.
+    #[must_use]
+    pub const fn policies(&self) -> &Arc<Policies> {
+        &self.policies
+    }
+
+    /// Whether the last reload was refused.
+    #[must_use]
+    pub const fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
+
+    /// The explicit listeners, as bound.
+    #[must_use]
+    pub fn explicit(&self) -> &[SocketAddr] {
+        &self.explicit
+    }
+
+    /// Reads the policy files again. On an error the last good ones stay in force, and health says so.
+    pub fn reload(&self) -> Result<(), LoadError> {
+        let loaded = self.policies.load();
+        self.record_load(&loaded);
+        self.health
+            .refused_reload
+            .store(loaded.as_ref().err().map(|error| Arc::new(error.to_string())));
+        loaded.map(drop)
+    }
+
+    /// Stops: no new connections, running requests end by themselves within the drain's deadline, then they are cut.
+    pub async fn shut_down(self) -> Drained {
+        let deadline = self.proxy.limits.drain_timeout;
+        self.proxy.upstreams.clear();
+        self.trigger.drain(deadline).await
+    }
+
+    fn record_load(&self, loaded: &Result<Report, LoadError>) {
+        let mut event = Event::new(Kind::Policy);
+        match loaded {
+            Ok(report) => {
+                event.detail =
+                    format!("policies in force for {} sandboxes", report.sandboxes).into()
+            }
+            Err(error) => {
+                tracing::error!(%error, "the policy files were refused; the last good ones stay in force");
+                event.verdict = crate::audit::Outcome::Deny;
+                event.detail = crate::audit::bounded(&error.to_string()).into();
+            }
+        }
+        self.proxy.audit.emit(&event);
+    }
+}
+
+/// Leaves for refusals inside TLS that are kept.
+const REFUSAL_LEAVES: usize = 64;
+
+async fn seal_key_of(config: &Config) -> Result<SealKey, StartError> {
+    let Some(source) = &config.seal_key else {
+        return Ok(seal_key::open_or_create(&config.ca_dir)?);
+    };
+    let value = fetch("SEAL_KEY", source).await?;
+    seal_key::parse(value.expose()).ok_or(StartError::SealKey)
+}
+
+/// Fetches a key of Tollgate's own, once.
+pub async fn fetch(
+    name: &str,
+    source: &SourceSpec,
+) -> Result<Arc<crate::secret::SecretValue>, StartError> {
+    let name: SecretName = name.parse().map_err(|_error| StartError::SealKey)?;
+    Ok(LiveSecret::new(name, source.clone(), false).value().await?)
+}
+
+/// A sandbox's session without a server, for commands that only print: tokens are derived, values are not fetched.
+pub async fn offline_session(config: &Config, id: &SandboxId) -> Result<Arc<Session>, StartError> {
+    let seal_key = seal_key_of(config).await?;
+    let registry = Arc::new(Registry::new(1));
+    let paths = config.policies.clone();
+    let policies = Policies::new(paths, config.operator_rules(), None, seal_key, registry.clone());
+    policies.load()?;
+    let session = registry.get(id.as_str()).and_then(|sandbox| sandbox.session().ok());
+    session.ok_or_else(|| LoadError::from(RegistryError::Missing(id.clone())).into())
+}
+
+fn open_audit(config: &Config) -> Result<Audit, StartError> {
+    let path = match &config.audit {
+        AuditSink::Stdout => Path::new("-"),
+        AuditSink::File(path) => path,
+    };
+    Audit::open(path, config.limits.audit_queue.get())
+        .map_err(|error| StartError::File(path.display().to_string(), error))
+}
+
+async fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<Listening>, StartError> {
+    let mut listening = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        let bound = Listening::bind(*address).await;
+        listening.push(bound.map_err(|error| StartError::Bind(*address, error))?);
+    }
+    Ok(listening)
+}
+
+fn own_sockets(config: &Config, explicit: &[SocketAddr]) -> Vec<SocketAddr> {
+    explicit.iter().copied().chain(config.listen.api).chain(config.listen.metrics).collect()
+}
+
+fn introspection(
+    config: &Config,
+    ca: &CertificateAuthority,
+    roots: &PlatformRoots,
+    explicit: &[SocketAddr],
+) -> Result<Introspection, StartError> {
+    let bundle_pem = ca.bundle(roots);
+    let places = places(config, explicit);
+    std::fs::write(&places.bundle, &bundle_pem)
+        .map_err(|error| StartError::File(places.bundle.display().to_string(), error))?;
+    Ok(Introspection { ca_pem: ca.pem(), bundle_pem, places })
+}
+
+/// Where a sandbox on this machine finds the proxy and the files.
+#[must_use]
+pub fn places(config: &Config, explicit: &[SocketAddr]) -> Places {
+    let folder = std::path::absolute(&config.ca_dir).unwrap_or_else(|_error| config.ca_dir.clone());
+    let mut proxy =
+        explicit.first().copied().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 3128)));
+    if proxy.ip().is_unspecified() {
+        proxy.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    let credentials =
+        if config.sandbox.is_some() { Credentials::IfInjected } else { Credentials::Always };
+    Places {
+        proxy,
+        ca: folder.join("ca.pem"),
+        bundle: folder.join("ca-bundle.pem"),
+        java: None,
+        credentials,
+    }
+}
+
+/// Why Tollgate does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The authority.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// The seal key's file.
+    #[error(transparent)]
+    SealKeyFile(#[from] SealKeyError),
+    /// The seal key's source gives something else.
+    #[error("the seal key is not 64 hex digits; make one with `openssl rand -hex 32`")]
+    SealKey,
+    /// A key of Tollgate's own cannot be fetched.
+    #[error(transparent)]
+    Key(#[from] SourceError),
+    /// Trust anchors.
+    #[error(transparent)]
+    UpstreamTls(#[from] UpstreamTlsError),
+    /// Leaves.
+    #[error(transparent)]
+    Leaf(#[from] LeafError),
+    /// The resolver.
+    #[error(transparent)]
+    Resolver(#[from] ResolverError),
+    /// The policies.
+    #[error(transparent)]
+    Policies(#[from] LoadError),
+    /// A listener.
+    #[error("cannot listen on {0}: {1}")]
+    Bind(SocketAddr, std::io::Error),
+    /// A file.
+    #[error("{0}: {1}")]
+    File(String, std::io::Error),
+}

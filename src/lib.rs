@@ -5,3 +5,4 @@ pub mod host;
 pub mod policy;
 pub mod proxy;
 pub mod secret;
+pub mod shutdown;

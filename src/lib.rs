@@ -7,3 +7,4 @@ pub mod policy;
 pub mod proxy;
 pub mod secret;
 pub mod shutdown;
+pub mod stores;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::policy::{Diagnostic, LayerError, OperatorRules, PolicySet, Severity};
 use crate::secret::{SandboxId, SealKey, SecretName, SourceSpec, StoreName};
 use crate::session::{Registry, RegistryError, Retired, SandboxSpec, Session};
+use crate::shutdown::Tasks;
 use crate::stores::LiveSecret;
 
 /// Puts policy files into force.
@@ -20,6 +21,7 @@ pub struct Policies {
     only: Option<SandboxId>,
     seal_key: SealKey,
     registry: Arc<Registry>,
+    tasks: Tasks,
     sources: Mutex<Sources>,
 }
 
@@ -52,8 +54,9 @@ impl Policies {
         only: Option<SandboxId>,
         seal_key: SealKey,
         registry: Arc<Registry>,
+        tasks: Tasks,
     ) -> Self {
-        Self { paths, operator, only, seal_key, registry, sources: Mutex::default() }
+        Self { paths, operator, only, seal_key, registry, tasks, sources: Mutex::default() }
     }
 
     /// The files and folders that are read.
@@ -67,7 +70,7 @@ impl Policies {
         let loaded = PolicySet::load(&self.paths);
         let Some(set) = loaded.set else { return Err(LoadError::Files(loaded.diagnostics)) };
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = sources.next(&set);
+        let next = sources.next(&set, &self.tasks);
         let mut specs = Vec::new();
         for (id, entry) in set.sandboxes() {
             let policy = Arc::new(set.effective(&entry.layers, &self.operator)?);
@@ -87,14 +90,14 @@ impl Policies {
 
 impl Sources {
     /// The sources of a new set: unchanged ones stay, the others are retired.
-    fn next(&self, set: &PolicySet) -> Self {
+    fn next(&self, set: &PolicySet, tasks: &Tasks) -> Self {
         let mut next = Self::default();
         for store in set.stores() {
             for (name, secret) in &store.secrets {
                 let key = (store.name.clone(), name.clone());
                 let unchanged = self.live.get(&key).filter(|(spec, _)| *spec == secret.source);
                 let live = unchanged.map_or_else(
-                    || LiveSecret::new(name.clone(), secret.source.clone(), true),
+                    || LiveSecret::new(name.clone(), secret.source.clone(), true, tasks.clone()),
                     |(_, live)| live.clone(),
                 );
                 next.live.insert(key, (secret.source.clone(), live));

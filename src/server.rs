@@ -45,7 +45,8 @@ impl Server {
     /// Starts everything that the configuration names. Nothing listens before all of it is usable.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let ca = Arc::new(CertificateAuthority::open_or_create(&config.ca_dir)?);
-        let seal_key = seal_key_of(config).await?;
+        let (trigger, tasks) = Tasks::new();
+        let seal_key = seal_key_of(config, &tasks).await?;
         let roots = PlatformRoots::load();
         let upstream_tls = UpstreamTls::new(&roots, &config.upstream.roots, ca.der())?;
         let registry = Arc::new(Registry::new(config.limits.connections_per_sandbox as usize));
@@ -55,6 +56,7 @@ impl Server {
             config.sandbox.clone(),
             seal_key,
             registry.clone(),
+            tasks.clone(),
         );
         let report = policies.load()?;
         for warning in &report.warnings {
@@ -70,7 +72,6 @@ impl Server {
             own,
             config.limits.connect_timeout,
         )?;
-        let (trigger, tasks) = Tasks::new();
         let mint = Arc::new(LeafMint::new(ca.clone(), config.limits.leaf_cache as usize)?);
         let refusal_mint = Arc::new(mint.with_own_cache(REFUSAL_LEAVES));
         let introspection = introspection(config, &ca, &roots, &explicit)?;
@@ -159,11 +160,11 @@ impl Server {
 /// Leaves for refusals inside TLS that are kept.
 const REFUSAL_LEAVES: usize = 64;
 
-async fn seal_key_of(config: &Config) -> Result<SealKey, StartError> {
+async fn seal_key_of(config: &Config, tasks: &Tasks) -> Result<SealKey, StartError> {
     let Some(source) = &config.seal_key else {
         return Ok(seal_key::open_or_create(&config.ca_dir)?);
     };
-    let value = fetch("SEAL_KEY", source).await?;
+    let value = fetch("SEAL_KEY", source, tasks).await?;
     seal_key::parse(value.expose()).ok_or(StartError::SealKey)
 }
 
@@ -171,17 +172,20 @@ async fn seal_key_of(config: &Config) -> Result<SealKey, StartError> {
 pub async fn fetch(
     name: &str,
     source: &SourceSpec,
+    tasks: &Tasks,
 ) -> Result<Arc<crate::secret::SecretValue>, StartError> {
     let name: SecretName = name.parse().map_err(|_error| StartError::SealKey)?;
-    Ok(LiveSecret::new(name, source.clone(), false).value().await?)
+    Ok(LiveSecret::new(name, source.clone(), false, tasks.clone()).value().await?)
 }
 
 /// A sandbox's session without a server, for commands that only print: tokens are derived, values are not fetched.
 pub async fn offline_session(config: &Config, id: &SandboxId) -> Result<Arc<Session>, StartError> {
-    let seal_key = seal_key_of(config).await?;
+    let (_trigger, tasks) = Tasks::new();
+    let seal_key = seal_key_of(config, &tasks).await?;
     let registry = Arc::new(Registry::new(1));
     let paths = config.policies.clone();
-    let policies = Policies::new(paths, config.operator_rules(), None, seal_key, registry.clone());
+    let policies =
+        Policies::new(paths, config.operator_rules(), None, seal_key, registry.clone(), tasks);
     policies.load()?;
     let session = registry.get(id.as_str()).and_then(|sandbox| sandbox.session().ok());
     session.ok_or_else(|| LoadError::from(RegistryError::Missing(id.clone())).into())

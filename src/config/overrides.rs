@@ -50,3 +50,26 @@ pub struct Overrides {
     #[arg(long, env = "TOLLGATE_SANDBOX", value_name = "ID")]
     pub sandbox: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        config: ConfigArgs,
+    }
+
+    #[test]
+    fn the_flags_are_consistent_and_lists_are_split_at_commas() {
+        Command::command().debug_assert();
+        let arguments = ["t", "--policies", "a,b", "--policies", "c", "--listen", "127.0.0.1:0"];
+        let flags = Command::try_parse_from(arguments).unwrap().config.overrides;
+        assert_eq!(flags.policies, ["a", "b", "c"].map(PathBuf::from));
+        assert_eq!(flags.listen, ["127.0.0.1:0"]);
+        assert!(!flags.listen_non_local);
+    }
+}

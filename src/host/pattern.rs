@@ -63,6 +63,13 @@ impl PortRule {
             (Self::Web | Self::One(_), Self::Any) | (Self::One(_), Self::Web) => false,
         }
     }
+
+    fn overlaps(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) | (_, Self::Any) | (Self::Web, Self::Web) => true,
+            (Self::One(port), ports) | (ports, Self::One(port)) => ports.admits(port),
+        }
+    }
 }
 
 impl HostPattern {
@@ -115,6 +122,19 @@ impl HostPattern {
             | (Hosts::Exact(_), Hosts::Below(_)) => false,
         };
         hosts && self.ports.covers(other.ports)
+    }
+
+    /// Whether some host and port matches both patterns.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let hosts = match (&self.hosts, &other.hosts) {
+            (Hosts::Exact(host), hosts) | (hosts, Hosts::Exact(host)) => hosts.matches(host),
+            (Hosts::Below(a), Hosts::Below(b)) => {
+                a == b || self.hosts.matches(b) || other.hosts.matches(a)
+            }
+            (Hosts::Any, Hosts::Below(_) | Hosts::Any) | (Hosts::Below(_), Hosts::Any) => true,
+        };
+        hosts && self.ports.overlaps(other.ports)
     }
 }
 
@@ -288,5 +308,28 @@ mod tests {
         assert!(!covers("*.test", "test"));
         assert!(!covers("*", "203.0.113.1"));
         assert!(!covers("a.test", "a.test:8443"));
+    }
+
+    #[test]
+    fn patterns_overlap_if_something_matches_both() {
+        let overlaps =
+            |a: &str, b: &str| a.parse::<HostPattern>().unwrap().overlaps(&b.parse().unwrap());
+        for (a, b) in [
+            ("*.test", "a.test"),
+            ("*.test", "*.a.test"),
+            ("a.test", "a.test:443"),
+            ("*:8443", "a.test:*"),
+            ("*", "*.test"),
+        ] {
+            assert!(overlaps(a, b) && overlaps(b, a), "{a} {b}");
+        }
+        for (a, b) in [
+            ("*.test", "test"),
+            ("a.test", "a.test:8443"),
+            ("*", "203.0.113.1"),
+            ("*.a.test", "*.b.test"),
+        ] {
+            assert!(!overlaps(a, b) && !overlaps(b, a), "{a} {b}");
+        }
     }
 }

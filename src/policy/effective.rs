@@ -74,7 +74,7 @@ pub struct AllowRule {
 }
 
 /// A secret as bound by the layer that won its name.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct BoundSecret {
     /// The name, which is also the environment variable of its token.
     pub name: SecretName,

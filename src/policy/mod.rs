@@ -1,17 +1,31 @@
-//! What is allowed: no I/O, no clock, no async.
+//! What is allowed: no clock, no async, and no I/O but that [`PolicySet::load`] reads its files.
 //!
-//! Written policy ([`file`]) → checked and compiled ([`compile`]) → one immutable [`EffectivePolicy`] per sandbox, which is both what is
-//! enforced ([`decide_connect`], [`decide_request`], [`decide_address`]) and what is shown ([`explain`]).
+//! Written policy (`read`, `yaml`, `file`) → checked and compiled (`compile`, `lint`) → one immutable [`EffectivePolicy`] per sandbox
+//! (`layers`), which is both what is enforced ([`decide_connect`], [`decide_request`], [`decide_address`]) and what is shown
+//! (`explain`).
 
+mod compile;
 mod decide;
+mod diagnostic;
 mod effective;
+mod file;
+mod layers;
+mod lint;
 mod path;
+mod read;
 mod verdict;
+mod yaml;
 
+pub use compile::{Loaded, PolicySet, SandboxEntry};
 pub use decide::{OwnSockets, decide_address, decide_connect, decide_request};
+pub use diagnostic::{Diagnostic, Related, Severity};
 pub use effective::{
     AllowRule, Allowlist, BoundSecret, EffectivePolicy, OperatorRules, PolicyDigest, PolicyParts,
     PrivateAccess, RuleName,
 };
+pub use layers::{InjectConflict, LayerError, SecretDef, Store, unite};
 pub use path::{NormalPath, PathFault, PathGlob, PathGlobError};
 pub use verdict::{ConnectPermit, Denial, DenyReason, RequestPermit, Verdict};
+
+#[cfg(test)]
+mod tests;

@@ -8,11 +8,14 @@ mod compile;
 mod decide;
 mod diagnostic;
 mod effective;
+mod explain;
 mod file;
+mod fixture;
 mod layers;
 mod lint;
 mod path;
 mod read;
+mod report;
 mod verdict;
 mod yaml;
 
@@ -23,8 +26,11 @@ pub use effective::{
     AllowRule, Allowlist, BoundSecret, EffectivePolicy, OperatorRules, PolicyDigest, PolicyParts,
     PrivateAccess, RuleName,
 };
+pub use explain::{Explanation, RequestLine, RequestLineError, VerdictName, explain};
+pub use fixture::{CaseResult, FixtureReport, run_fixtures};
 pub use layers::{InjectConflict, LayerError, SecretDef, Store, unite};
 pub use path::{NormalPath, PathFault, PathGlob, PathGlobError};
+pub use report::{to_github, to_json, to_sarif};
 pub use verdict::{ConnectPermit, Denial, DenyReason, RequestPermit, Verdict};
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ pub(in crate::policy) struct Grammar {
 pub(in crate::policy) struct Fields<'n> {
     pub(in crate::policy) place: &'n Place,
     entries: BTreeMap<&'n str, &'n Entry>,
+    strangers: bool,
 }
 
 impl<'n> Fields<'n> {
@@ -33,7 +34,7 @@ impl<'n> Fields<'n> {
         out: &mut Findings,
     ) -> Option<Self> {
         let entries = mapping(node, grammar.what, out)?;
-        let mut fields = Self { place: &node.place, entries: BTreeMap::new() };
+        let mut fields = Self { place: &node.place, entries: BTreeMap::new(), strangers: false };
         for entry in entries {
             let key = entry.key.value.as_str();
             if grammar.known.contains(&key) {
@@ -48,10 +49,16 @@ impl<'n> Fields<'n> {
                     .hint("remove the field; nothing is loaded rather than loaded without it"),
                 );
             } else {
+                fields.strangers = true;
                 out.push(unknown_field(entry, grammar));
             }
         }
         Some(fields)
+    }
+
+    /// Whether unknown fields were found: one of them may be a missing field, misspelt.
+    pub(in crate::policy) const fn has_strangers(&self) -> bool {
+        self.strangers
     }
 
     /// The value of a field, if it is written.
@@ -72,7 +79,7 @@ impl<'n> Fields<'n> {
         out: &mut Findings,
     ) -> Option<&'n Node> {
         let found = self.get(field);
-        if found.is_none() {
+        if found.is_none() && !self.strangers {
             out.push(
                 Diagnostic::error(
                     "missing-field",
@@ -115,7 +122,9 @@ pub(in crate::policy) fn nearest<'a>(written: &str, names: &[&'a str]) -> Option
     let written = plain(written);
     let distance = |name: &str| edits(&written, &plain(name));
     let (distance, name) = names.iter().map(|name| (distance(name), *name)).min()?;
-    (distance <= written.len().div_ceil(3)).then_some(name)
+    // Two edits are a transposition, the most frequent slip of all.
+    let tolerated = if written.len() > 2 { written.len().div_ceil(3).max(2) } else { 0 };
+    (distance <= tolerated).then_some(name)
 }
 
 /// Levenshtein's distance.

@@ -94,6 +94,9 @@ fn source(node: &Node, folder: &Path, out: &mut Findings) -> Option<At<SourceSpe
         .filter(|kind| fields.get(kind).is_some())
         .collect();
     let [kind] = *kinds.as_slice() else {
+        if kinds.is_empty() && fields.has_strangers() {
+            return None;
+        }
         out.push(
             Diagnostic::error("bad-source-of-secret", &node.place, format!("a source is exactly one of `env`, `file`, `command` and `value`, and this has {}", kinds.len()))
                 .hint("from: { env: NAME }"),

@@ -1,7 +1,12 @@
 //! The command line: one file per command, no logic that the library lacks.
 
 mod ca;
+mod check;
+mod explain;
+mod preset;
+mod schema;
 mod terminal;
+mod test;
 
 use std::process::ExitCode;
 
@@ -35,6 +40,11 @@ struct Cli {
 enum Command {
     /// The certificate authority that sandboxes trust.
     Ca(ca::Ca),
+    Check(check::Check),
+    Test(test::Test),
+    Explain(explain::Explain),
+    Schema(schema::Schema),
+    Preset(preset::Preset),
     /// Print a shell completion script.
     #[command(
         after_help = "Example:\n  tollgate completions bash > ~/.local/share/bash-completion/completions/tollgate"
@@ -49,6 +59,11 @@ impl Command {
     fn run(self, terminal: &mut Terminal) -> Result<ExitCode, Failure> {
         match self {
             Self::Ca(ca) => ca.run(terminal).map(|()| ExitCode::SUCCESS),
+            Self::Check(check) => check.run(terminal),
+            Self::Test(test) => test.run(terminal),
+            Self::Explain(explain) => explain.run(terminal),
+            Self::Schema(schema) => schema.run(terminal),
+            Self::Preset(preset) => preset.run(terminal),
             Self::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut script);

@@ -2,6 +2,7 @@
 
 mod diagnostics;
 mod layers;
+mod shipped;
 
 use std::path::Path;
 

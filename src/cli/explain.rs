@@ -50,7 +50,13 @@ enum Format {
 
 impl Explain {
     pub(super) fn run(self, terminal: &mut Terminal) -> Result<ExitCode, Failure> {
-        let request = RequestLine::new(&self.method, &self.url)?;
+        let request = match RequestLine::new(&self.method, &self.url) {
+            Ok(request) => request,
+            Err(error) => {
+                terminal.note(format_args!("tollgate: {error}"));
+                return Ok(ExitCode::from(2));
+            }
+        };
         let loaded = PolicySet::load(&self.policies);
         let Some(set) = loaded.set else {
             let errors: Vec<_> = loaded

@@ -2,6 +2,8 @@
 
 mod diagnostics;
 mod layers;
+mod reference;
+mod schema;
 mod shipped;
 
 use std::path::Path;

@@ -7,7 +7,7 @@ use super::super::diagnostic::{Findings, Source};
 use super::super::yaml::{self, Kind, Node};
 use super::*;
 
-fn files() -> Vec<PathBuf> {
+pub(super) fn files() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
     let all = [root.clone(), root.join("presets")]
         .into_iter()

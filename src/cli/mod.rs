@@ -1,9 +1,14 @@
 //! The command line: one file per command, no logic that the library lacks.
 
 mod ca;
+mod check;
 mod env;
+mod explain;
+mod preset;
+mod schema;
 mod serve;
 mod terminal;
+mod test;
 
 use std::process::ExitCode;
 
@@ -42,6 +47,11 @@ enum Command {
     Env(env::EnvArgs),
     /// The certificate authority that sandboxes trust.
     Ca(ca::Ca),
+    Check(check::Check),
+    Test(test::Test),
+    Explain(explain::Explain),
+    Schema(schema::Schema),
+    Preset(preset::Preset),
     /// Print a shell completion script.
     #[command(
         after_help = "Example:\n  tollgate completions bash > ~/.local/share/bash-completion/completions/tollgate"
@@ -58,6 +68,11 @@ impl Command {
             Self::Serve(serve) => serve.run(terminal),
             Self::Env(env) => env.run(terminal),
             Self::Ca(ca) => ca.run(terminal).map(|()| ExitCode::SUCCESS),
+            Self::Check(check) => check.run(terminal),
+            Self::Test(test) => test.run(terminal),
+            Self::Explain(explain) => explain.run(terminal),
+            Self::Schema(schema) => schema.run(terminal),
+            Self::Preset(preset) => preset.run(terminal),
             Self::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut script);

@@ -16,6 +16,7 @@ mod lint;
 mod path;
 mod read;
 mod report;
+mod schema;
 mod verdict;
 mod yaml;
 
@@ -31,6 +32,7 @@ pub use fixture::{CaseResult, FixtureReport, run_fixtures};
 pub use layers::{InjectConflict, LayerError, SecretDef, Store, unite};
 pub use path::{NormalPath, PathFault, PathGlob, PathGlobError};
 pub use report::{to_github, to_json, to_sarif};
+pub use schema::policy_schema;
 pub use verdict::{ConnectPermit, Denial, DenyReason, RequestPermit, Verdict};
 
 #[cfg(test)]

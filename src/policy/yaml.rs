@@ -97,6 +97,7 @@ impl<'s> Builder<'s, '_> {
         let mut root = None;
         loop {
             let (event, span) = self.next()?;
+            #[expect(clippy::wildcard_enum_match_arm, reason = "the parser's enum may grow")]
             match event {
                 Event::StreamStart | Event::DocumentEnd => {}
                 Event::DocumentStart(..) if root.is_none() => {
@@ -145,12 +146,16 @@ impl<'s> Builder<'s, '_> {
                 "a policy needs no more than eight levels",
             ));
         }
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the parser's enum may grow")]
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 self.check_properties(span, anchor, tag.is_some());
                 let looks_like = match style {
                     ScalarStyle::Plain => typed(&text),
-                    _ => None,
+                    ScalarStyle::SingleQuoted
+                    | ScalarStyle::DoubleQuoted
+                    | ScalarStyle::Literal
+                    | ScalarStyle::Folded => None,
                 };
                 if text.contains('\0') {
                     self.error("nul", span, "a string holds a NUL character", "remove it");

@@ -1,1 +1,3 @@
 //! Promises of the product, kept on real sockets.
+
+mod attacks;

@@ -2,6 +2,9 @@
 
 mod diagnostics;
 mod layers;
+mod reference;
+mod schema;
+mod shipped;
 
 use std::path::Path;
 

@@ -1,0 +1,152 @@
+//! The JSON Schema of policy files. It says what the grammar says; what can only be judged with hosts parsed and files together is left to
+//! `check`.
+
+use serde_json::{Value, json};
+
+/// The schema, draft 2020-12.
+#[must_use]
+pub fn policy_schema() -> Value {
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Tollgate policy",
+        "type": "object",
+        "additionalProperties": false,
+        "minProperties": 1,
+        "properties": {
+            "secretStores": {
+                "description": "Secret stores by name.",
+                "type": "object",
+                "additionalProperties": false,
+                "patternProperties": { NAME: { "$ref": "#/$defs/store" } },
+            },
+            "sandboxes": {
+                "description": "Sandboxes by id.",
+                "type": "object",
+                "additionalProperties": false,
+                "patternProperties": { NAME: { "$ref": "#/$defs/sandbox" } },
+            },
+        },
+        "$defs": {
+            "store": store(),
+            "sandbox": sandbox(),
+            "secret": secret(),
+            "from": from(),
+            "inject": inject(),
+            "allowEntry": allow_entry(),
+            "hosts": { "type": "array", "minItems": 1, "items": { "$ref": "#/$defs/host" } },
+            "host": { "description": "api.example.com, *.example.com or *, each also with :port or :*.", "type": "string", "minLength": 1 },
+            "methods": { "type": "array", "minItems": 1, "items": { "type": "string", "pattern": "^[A-Z-]+$" } },
+            "paths": { "description": "Globs on the decoded path: * within a segment, ** across segments.", "type": "array", "minItems": 1, "items": { "type": "string", "pattern": "^/" } },
+            "header": { "type": "string", "minLength": 1 },
+            "duration": { "type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$" },
+        },
+    })
+}
+
+/// The names of stores and sandboxes.
+const NAME: &str = "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$";
+
+fn store() -> Value {
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            "egressAllowlist": {
+                "description": "The hosts that a sandbox with this store may reach. Left out: the store adds none.",
+                "type": "array",
+                "minItems": 1,
+                "items": { "$ref": "#/$defs/allowEntry" },
+            },
+            "egressDenylist": { "description": "Beats every allow, of any layer.", "$ref": "#/$defs/hosts" },
+            "secrets": {
+                "description": "Secrets by name, which is also the environment variable of the sealed token.",
+                "type": "object",
+                "additionalProperties": false,
+                "patternProperties": { "^[A-Za-z0-9_]{1,128}$": { "$ref": "#/$defs/secret" } },
+            },
+        },
+    })
+}
+
+fn sandbox() -> Value {
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            "secretStores": { "description": "Layers, base first.", "type": "array", "minItems": 1, "items": { "type": "string", "pattern": NAME } },
+            "sources": { "description": "Addresses or networks by which a gateway recognises the sandbox.", "type": "array", "minItems": 1, "items": { "type": "string", "minLength": 2 } },
+        },
+    })
+}
+
+fn secret() -> Value {
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["from"],
+        "properties": {
+            "from": { "$ref": "#/$defs/from" },
+            "allowedHosts": { "description": "Where the secret may be sent. Left out: where its own store's allowlist leads.", "$ref": "#/$defs/hosts" },
+            "locations": { "type": "array", "minItems": 1, "items": { "enum": ["header"] } },
+            "headers": { "description": "Only these headers may carry it.", "type": "array", "minItems": 1, "items": { "$ref": "#/$defs/header" } },
+            "inject": { "$ref": "#/$defs/inject" },
+        },
+    })
+}
+
+fn from() -> Value {
+    let only = |field: &str, schema: Value| json!({ "type": "object", "additionalProperties": false, "required": [field], "properties": { field: schema } });
+    let text = || json!({ "type": "string", "minLength": 1 });
+    json!({
+        "description": "Where the value comes from.",
+        "oneOf": [
+            only("env", text()),
+            only("file", text()),
+            only("value", text()),
+            {
+                "type": "object",
+                "additionalProperties": false,
+                "required": ["command"],
+                "properties": {
+                    "command": { "description": "Program and arguments; no shell.", "type": "array", "minItems": 1, "items": { "type": "string" } },
+                    "refresh": { "$ref": "#/$defs/duration" },
+                    "timeout": { "$ref": "#/$defs/duration" },
+                },
+            },
+        ],
+    })
+}
+
+fn inject() -> Value {
+    json!({
+        "description": "Added by the proxy; the sandbox sends nothing. Needs exact allowedHosts.",
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["header", "format"],
+        "properties": {
+            "header": { "$ref": "#/$defs/header" },
+            "format": { "type": "string", "pattern": "^[^{}]*\\{value\\}[^{}]*$" },
+            "methods": { "$ref": "#/$defs/methods" },
+            "paths": { "$ref": "#/$defs/paths" },
+        },
+    })
+}
+
+fn allow_entry() -> Value {
+    json!({
+        "oneOf": [
+            { "$ref": "#/$defs/host" },
+            {
+                "type": "object",
+                "additionalProperties": false,
+                "required": ["host"],
+                "properties": {
+                    "host": { "$ref": "#/$defs/host" },
+                    "methods": { "$ref": "#/$defs/methods" },
+                    "paths": { "$ref": "#/$defs/paths" },
+                    "schemes": { "type": "array", "minItems": 1, "items": { "enum": ["http", "https"] } },
+                },
+            },
+        ],
+    })
+}

@@ -1,0 +1,91 @@
+//! The JSON Schema against the grammar: it accepts what is shipped, and refuses what `check` refuses in shape.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::super::diagnostic::{Findings, Source};
+use super::super::yaml::{self, Kind, Node};
+use super::*;
+
+/// The keywords that our schema uses, and no others.
+fn accepts(schema: &Value, root: &Value, value: &Value) -> bool {
+    let reference = schema["$ref"].as_str().and_then(|name| name.strip_prefix("#/$defs/"));
+    let any_of = schema["oneOf"].as_array();
+    let one = any_of
+        .is_none_or(|all| all.iter().filter(|schema| accepts(schema, root, value)).count() == 1);
+    let kind = match schema["type"].as_str() {
+        Some("object") => value.is_object(),
+        Some("array") => value.is_array(),
+        Some("string") => value.is_string(),
+        _ => true,
+    };
+    let listed = schema["enum"].as_array().is_none_or(|words| words.contains(value));
+    let length = value
+        .as_array()
+        .is_none_or(|items| items.len() as u64 >= schema["minItems"].as_u64().unwrap_or(0));
+    let items = value.as_array().is_none_or(|items| {
+        schema.get("items").is_none_or(|of| items.iter().all(|item| accepts(of, root, item)))
+    });
+    let fields = value.as_object().is_none_or(|fields| {
+        let required = schema["required"].as_array().into_iter().flatten();
+        let property = |(name, value): (&String, &Value)| match schema["properties"].get(name) {
+            Some(schema) => accepts(schema, root, value),
+            None => schema["patternProperties"]
+                .as_object()
+                .map_or(schema.get("additionalProperties").is_none(), |patterns| {
+                    patterns.values().all(|schema| accepts(schema, root, value))
+                }),
+        };
+        required.into_iter().all(|name| fields.contains_key(name.as_str().unwrap()))
+            && fields.iter().all(property)
+    });
+    let referenced = reference.is_none_or(|name| accepts(&root["$defs"][name], root, value));
+    one && kind && listed && length && items && fields && referenced
+}
+
+fn to_json(node: &Node) -> Value {
+    match &node.kind {
+        Kind::Scalar { text, looks_like: None } => json!(text),
+        Kind::Scalar { .. } => Value::Null,
+        Kind::List(items) => items.iter().map(to_json).collect(),
+        Kind::Map(entries) => entries
+            .iter()
+            .map(|entry| (entry.key.value.clone(), to_json(&entry.value)))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+    }
+}
+
+fn schema_accepts(text: &str) -> bool {
+    let root =
+        yaml::read(&Arc::new(Source::new("p.yaml", text)), &mut Findings::default()).unwrap();
+    let schema = policy_schema();
+    accepts(&schema, &schema, &to_json(&root))
+}
+
+#[test]
+fn the_schema_accepts_every_shipped_policy() {
+    for path in
+        shipped::files().into_iter().filter(|path| !path.to_str().unwrap().contains(".test."))
+    {
+        assert!(schema_accepts(&std::fs::read_to_string(&path).unwrap()), "{}", path.display());
+    }
+}
+
+#[test]
+fn the_schema_refuses_what_check_refuses_in_shape() {
+    for text in [
+        "secretstores: {}",
+        "secretStores: { s: { egressAllowlist: [] } }",
+        "secretStores: { s: { egressAllowlist: [{ methods: [GET] }] } }",
+        "secretStores: { s: { egressAllowlist: [{ host: a.test, tls: passthrough }] } }",
+        "secretStores: { s: { secrets: { K: { from: { env: A, file: B } } } } }",
+        "secretStores: { s: { secrets: { K: { allowedHosts: [a.test] } } } }",
+        "secretStores: { s: { secrets: { K: { from: { env: A }, locations: [query] } } } }",
+        "sandboxes: { sb: { source: [10.0.0.1] } }",
+    ] {
+        assert!(!schema_accepts(text), "{text}");
+        assert!(PolicySet::read(Path::new("p.yaml"), text).set.is_none(), "{text}");
+    }
+}

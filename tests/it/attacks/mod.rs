@@ -1,0 +1,4 @@
+//! Hostile cases, one module per area; a test is found by the case's id. They stand for classes: others of the same kind are tried too.
+#![expect(non_snake_case, reason = "a test carries the id of its case")]
+
+mod policy_file;

@@ -31,11 +31,10 @@ fn accepts(schema: &Value, root: &Value, value: &Value) -> bool {
         let required = schema["required"].as_array().into_iter().flatten();
         let property = |(name, value): (&String, &Value)| match schema["properties"].get(name) {
             Some(schema) => accepts(schema, root, value),
-            None => schema["patternProperties"]
-                .as_object()
-                .map_or(schema.get("additionalProperties").is_none(), |patterns| {
-                    patterns.values().all(|schema| accepts(schema, root, value))
-                }),
+            None => schema["patternProperties"].as_object().map_or_else(
+                || schema.get("additionalProperties").is_none(),
+                |patterns| patterns.values().all(|schema| accepts(schema, root, value)),
+            ),
         };
         required.into_iter().all(|name| fields.contains_key(name.as_str().unwrap()))
             && fields.iter().all(property)

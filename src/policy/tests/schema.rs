@@ -46,7 +46,7 @@ fn accepts(schema: &Value, root: &Value, value: &Value) -> bool {
 fn to_json(node: &Node) -> Value {
     match &node.kind {
         Kind::Scalar { text, looks_like: None } => json!(text),
-        Kind::Scalar { .. } => Value::Null,
+        Kind::Scalar { .. } | Kind::Unreadable => Value::Null,
         Kind::List(items) => items.iter().map(to_json).collect(),
         Kind::Map(entries) => entries
             .iter()

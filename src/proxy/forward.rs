@@ -252,7 +252,7 @@ impl Body for OutgoingBody {
                         Some(Ok(Frame::data(data)))
                     }
                     Err(frame) => frame.into_trailers().ok().map(|trailers| {
-                        match substitute::trailers(trailers) {
+                        match substitute::trailers(&trailers) {
                             Ok(trailers) => {
                                 self.exchange.sent_whole.store(true, Ordering::Relaxed);
                                 Ok(Frame::trailers(trailers))
@@ -400,7 +400,7 @@ impl Relayed {
 
     fn pass(&mut self, data: Bytes) -> Bytes {
         match &mut self.scrubber {
-            Some(scrubber) => scrubber.pass(data),
+            Some(scrubber) => scrubber.pass(&data),
             None => data,
         }
     }

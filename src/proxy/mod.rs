@@ -274,9 +274,7 @@ impl Via {
     }
 
     fn accepted_by_strict_reading(&self) -> Result<(), Denial> {
-        self.verdicts
-            .get()
-            .map_or(Ok(()), |verdicts| verdicts.next().map_err(|refusal| deny::of_head(&refusal)))
+        self.verdicts.get().map_or(Ok(()), |verdicts| verdicts.next().map_err(deny::of_head))
     }
 
     fn check_refused_inside(&self) -> Result<(), Denial> {

@@ -55,9 +55,9 @@ pub(super) async fn request(
 }
 
 /// Trailers on their way to the upstream: those that would change framing or routing are dropped, a token among them ends the request.
-pub(super) fn trailers(trailers: HeaderMap) -> Result<HeaderMap, Denial> {
+pub(super) fn trailers(trailers: &HeaderMap) -> Result<HeaderMap, Denial> {
     let mut kept = HeaderMap::with_capacity(trailers.len());
-    for (name, value) in &trailers {
+    for (name, value) in trailers {
         if tokens::find(value.as_bytes(), 0).is_some() {
             return Err(Denial::new(
                 DenyReason::SecretMisdirected,

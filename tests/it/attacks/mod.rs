@@ -1,5 +1,11 @@
 //! Hostile cases, one module per area; a test is found by the case's id. They stand for classes: others of the same kind are tried too.
+//!
+//! `COVERAGE.md` beside this file says which test holds which case; `coverage` keeps it true.
 #![expect(non_snake_case, reason = "a test carries the id of its case")]
 
-mod helpers;
+mod ca_and_key_material;
+mod coverage;
+mod http1_parsing_smuggling;
+mod http2;
 mod policy_file;
+mod wire;

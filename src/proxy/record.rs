@@ -142,6 +142,14 @@ impl Record {
         }
     }
 
+    /// The head was refused: what hyper shows of it is not what the client sent.
+    pub(super) fn unreadable(&mut self) {
+        self.edit(|event| {
+            event.method.clear();
+            event.path.clear();
+        });
+    }
+
     /// The id that names the request to the client and in the audit.
     pub(super) fn id(&self) -> Option<RequestId> {
         self.open.as_ref().map(|open| open.event.request_id)

@@ -17,6 +17,17 @@ pub(super) async fn open(
     record: &mut Record,
 ) -> Result<(), Denial> {
     for (name, field) in headers.iter_mut() {
+        if let Some(start) = tokens::find(name.as_str().as_bytes(), 0) {
+            let token =
+                name.as_str().as_bytes().get(start..start + SealedToken::LEN).unwrap_or_default();
+            tokens.secret(token, Place::Header(name))?;
+            let detail = "a sealed token as the name of a header field";
+            return Err(Denial::new(
+                DenyReason::SecretMisdirected,
+                detail,
+                "send it as a field's value",
+            ));
+        }
         if let Some(value) = opened(tokens, name, field.as_bytes(), record).await? {
             let value = HeaderValue::from_bytes(&value);
             let mut value = value.map_err(|_error| {

@@ -50,6 +50,7 @@ pub use forward::{AnswerBody, BodyCut};
 pub use identify::proxy_credentials;
 pub use pool::Upstreams;
 pub use shared::Proxy;
+pub use substitute::{OpenedAt, open_head};
 
 use destination::Origin;
 use http::After;

@@ -224,11 +224,13 @@ pub(super) struct OutgoingBody {
 }
 
 impl OutgoingBody {
-    pub(super) const fn new(
+    pub(super) fn new(
         incoming: Incoming,
         exchange: Arc<Exchange>,
         verdicts: Option<RequestVerdicts>,
     ) -> Self {
+        // hyper does not poll a body that is empty from the start.
+        exchange.sent_whole.store(incoming.is_end_stream(), Ordering::Relaxed);
         Self { incoming, exchange, verdicts }
     }
 

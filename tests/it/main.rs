@@ -16,3 +16,5 @@ mod support;
 
 /// Sealed tokens become values: in which headers, for which hosts, and what happens to those that may not.
 mod substitution;
+/// What the README shows and says is so.
+mod readme;

@@ -14,7 +14,7 @@ mod attacks;
 /// Upstreams, Tollgate, sandboxes, and what is asserted after every test.
 mod support;
 
-/// Sealed tokens become values: in which headers, for which hosts, and what happens to those that may not.
-mod substitution;
 /// What the README shows and says is so.
 mod readme;
+/// Sealed tokens become values: in which headers, for which hosts, and what happens to those that may not.
+mod substitution;

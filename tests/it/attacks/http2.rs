@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
+use tokio::time::Instant;
 
 use super::wire::{
     API, Frame, GOAWAY, HEADERS, KNOWN_VALUE, SETTINGS, api_h1, by_frames, frames, holds,

@@ -1,4 +1,5 @@
 //! Hostile cases, one module per area; a test is found by the case's id. They stand for classes: others of the same kind are tried too.
 #![expect(non_snake_case, reason = "a test carries the id of its case")]
 
+mod helpers;
 mod policy_file;

@@ -11,7 +11,7 @@
 
 /// Hostile cases, by area; a test is found by the case's id.
 mod attacks;
-/// What the README says is true.
+/// What the README shows and says is so.
 mod readme;
 
 /// Upstreams, Tollgate, sandboxes, and what is asserted after every test.

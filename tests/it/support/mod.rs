@@ -22,8 +22,10 @@ mod upstream;
 mod watch;
 
 pub(crate) use attack::{Attack, Outcome, cut_at_every_byte};
+pub(crate) use attack::{P0, exchange};
 pub(crate) use dns::DnsStub;
 pub(crate) use h2_frames::Frames;
+pub(crate) use h2_frames::{block, received};
 pub(crate) use recorded::Stream;
 pub(crate) use sandbox::{Answer, Connection, Protocol, Sandbox, full, streamed};
 pub(crate) use tollgate::{Tollgate, fresh_value};

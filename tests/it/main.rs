@@ -11,10 +11,11 @@
 
 /// Hostile cases, by area; a test is found by the case's id.
 mod attacks;
+/// What the README shows and says is so.
+mod readme;
+
 /// Upstreams, Tollgate, sandboxes, and what is asserted after every test.
 mod support;
 
-/// What the README shows and says is so.
-mod readme;
 /// Sealed tokens become values: in which headers, for which hosts, and what happens to those that may not.
 mod substitution;

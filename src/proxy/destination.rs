@@ -105,6 +105,12 @@ pub(super) fn of_request(via: &Via, request: &Request<Incoming>) -> Result<Targe
     }
 }
 
+/// Whether the client asks whoever stands here, and not the upstream (RFC 9110 §7.6.2). TRACE, the other such method, is never allowed.
+pub(super) fn ends_here(request: &Request<Incoming>) -> bool {
+    *request.method() == http::Method::OPTIONS
+        && request.headers().get(http::header::MAX_FORWARDS).is_some_and(|hops| hops == "0")
+}
+
 /// SNI must be the host of the CONNECT.
 pub(super) fn agree_sni(sni: Option<&Host>, tunnel: &Tunnel) -> Result<(), Denial> {
     match sni {

@@ -180,6 +180,9 @@ async fn carry(
     )
     .permit()?;
     record.permit(&permit);
+    if destination::ends_here(&request) {
+        return Ok(forward::own_answer(Response::new(bytes::Bytes::new()), record.take()));
+    }
     let still_allowed = StillAllowed::request(&proxy.registry, &recognised, &permit, &request);
     let asked =
         scrub::Asked { via, session: &session, permit: &permit, method: request.method().clone() };

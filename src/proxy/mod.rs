@@ -156,7 +156,7 @@ async fn carry(
     let recognised = via.recognise(request.headers())?;
     let session = recognised.sandbox.session()?;
     record.session(&session);
-    via.check_refused_inside()?;
+    via.check_refused_inside(record)?;
     let target = destination::of_request(via, &request)?;
     record.destination(&target.destination);
     if introspect::is_ours(&target.destination.host) {
@@ -277,8 +277,12 @@ impl Via {
         self.verdicts.get().map_or(Ok(()), |verdicts| verdicts.next().map_err(deny::of_head))
     }
 
-    fn check_refused_inside(&self) -> Result<(), Denial> {
-        self.refused.clone().map_or(Ok(()), Err)
+    fn check_refused_inside(&self, record: &mut Record) -> Result<(), Denial> {
+        let Some(refused) = &self.refused else { return Ok(()) };
+        if let Origin::Tunnel { destination, .. } = &self.origin {
+            record.destination(destination);
+        }
+        Err(refused.clone())
     }
 
     /// Bytes behind a CONNECT or Upgrade that was not accepted are the next request.

@@ -162,9 +162,9 @@ async fn carry(
     via.count(&recognised)?;
     let session = recognised.sandbox.session()?;
     record.session(&session);
+    via.check_refused_inside(record)?;
     let target = destination::of_request(via, &request)?;
     record.destination(&target.destination);
-    via.check_refused_inside()?;
     if introspect::is_ours(&target.destination.host) {
         return Ok(forward::own_answer(
             introspect::answer(proxy, &session, &request),
@@ -286,8 +286,12 @@ impl Via {
         self.verdicts.get().map_or(Ok(()), |verdicts| verdicts.next().map_err(deny::of_head))
     }
 
-    fn check_refused_inside(&self) -> Result<(), Denial> {
-        self.refused.clone().map_or(Ok(()), Err)
+    fn check_refused_inside(&self, record: &mut Record) -> Result<(), Denial> {
+        let Some(refused) = &self.refused else { return Ok(()) };
+        if let Origin::Tunnel { destination, .. } = &self.origin {
+            record.destination(destination);
+        }
+        Err(refused.clone())
     }
 
     /// Bytes behind a CONNECT or Upgrade that was not accepted are the next request.

@@ -17,5 +17,17 @@ mod readme;
 /// Upstreams, Tollgate, sandboxes, and what is asserted after every test.
 mod support;
 
-/// Sealed tokens become values: in which headers, for which hosts, and what happens to those that may not.
+/// Internal addresses stay out of reach.
+mod addresses;
+/// A denial tells one story at every layer.
+mod denials;
+/// Secrets that the proxy adds by itself.
+mod inject;
+/// Base first, fork last.
+mod layers;
+/// Where values come from, and what happens when they do not.
+mod sources;
+/// Sealed tokens become values, where they may.
 mod substitution;
+/// Upstreams are verified, always.
+mod upstream_tls;

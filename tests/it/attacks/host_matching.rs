@@ -1,5 +1,10 @@
 //! Names that are spelled, folded, cut or stretched so that a listed host is read where another is dialled, or the other way round.
-#![expect(clippy::unwrap_used, reason = "a test's set-up fails the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::unreachable,
+    reason = "a test's set-up fails the test"
+)]
 
 use std::time::Duration;
 
@@ -18,12 +23,17 @@ fn connect(target: &[u8]) -> Vec<u8> {
     [b"CONNECT ", target, b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat()
 }
 
-/// Each is refused with 400 and a closed connection, and audited; nothing is dialled.
+/// Each is refused with 400 and a closed connection, and audited; nothing is dialled. So too if it comes in single bytes.
 async fn malformed(setup: Setup, requests: &[Vec<u8>]) {
     let bed = Bed::with(setup).await;
-    for request in requests {
+    for (request, whole) in requests.iter().flat_map(|request| [(request, true), (request, false)])
+    {
         let mut talk = bed.dial().await;
-        talk.send(request).await;
+        if whole {
+            talk.send(request).await;
+        } else {
+            talk.send_in_bytes(request).await;
+        }
         let Some(answer) = talk.answer().await else {
             unreachable!("no answer to {}", request.escape_ascii())
         };
@@ -32,7 +42,7 @@ async fn malformed(setup: Setup, requests: &[Vec<u8>]) {
         assert!(talk.is_closed().await, "{}", request.escape_ascii());
     }
     bed.nothing_left();
-    for event in bed.ended(requests.len()).await {
+    for event in bed.ended(2 * requests.len()).await {
         assert_eq!(event["reason"], "protocol_not_allowed");
     }
 }

@@ -1,7 +1,7 @@
 //! The TLS of the sandbox's side: names that are none, hellos as no library sends them, leaves; and of the upstream's: what is verified there.
 //!
 //! Cases of transparent mode stand inside an explicit CONNECT: the ClientHello is read by the same code.
-#![expect(clippy::unwrap_used, reason = "a test's set-up fails the test")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's set-up fails the test")]
 
 use rcgen::{CertificateParams, GeneralSubtree, NameConstraints};
 use rustls::pki_types::CertificateDer;
@@ -40,7 +40,7 @@ async fn names_refused(contents: &[Vec<u8>]) {
     let bed = Bed::p0().await;
     let plain = plain_hello(&bed);
     for content in contents {
-        let edited = hello::with_server_names(&plain, &[content.clone()]);
+        let edited = hello::with_server_names(&plain, std::slice::from_ref(content));
         alerts(&bed, &edited, &[UNRECOGNIZED_NAME, ILLEGAL_PARAMETER, DECODE_ERROR]).await;
     }
     bed.nothing_left();
@@ -114,6 +114,7 @@ async fn TLS_007_other_name_types() {
 #[tokio::test]
 async fn TLS_008_a_hello_in_single_bytes() {
     let bed = Bed::p0().await;
+    goes_on(&bed, &hello::in_single_bytes(&plain_hello(&bed))).await;
     let mut talk = bed.open("api.allowed.test:443").await;
     talk.send(&hello::in_single_bytes(&hello::record(bed.client_config(), "evil.test"))).await;
     let rest = talk.rest().await;
@@ -125,8 +126,8 @@ async fn TLS_008_a_hello_in_single_bytes() {
     talk.send(&endless).await;
     let rest = talk.rest().await;
     assert!(rest.is_empty() || rest[0] == ALERT, "{}", rest.escape_ascii());
-    let events = bed.ended(4).await;
-    assert_eq!(events.iter().filter(|event| event["verdict"] == "deny").count(), 2);
+    let events = bed.ended(6).await;
+    assert_eq!(events.iter().filter(|event| event["verdict"] == "deny").count(), 3);
 }
 
 /// Tollgate has no ECH keys, so the outer name is the name: a decoy opens the decoy, and GREASE changes nothing.
@@ -306,6 +307,7 @@ async fn TLS_030_a_request_that_ends_early() {
         "{events:#?}"
     );
     assert_eq!(bed.tunnel(API, REQUEST).await.status, 200);
+    bed.upstream.ended(bed.upstream.connections().len() - 1).await;
     let connections = bed.upstream.connections();
     let (last, early) = connections.split_last().unwrap();
     assert!(last.bytes.starts_with(b"GET / HTTP/1.1\r\n"), "a broken connection was used again");

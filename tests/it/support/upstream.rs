@@ -203,7 +203,7 @@ impl Upstream {
     }
 
     /// Called once Tollgate's authority exists.
-    pub(super) fn tollgate_started(&self, ca_dir: &Path) {
+    pub(crate) fn tollgate_started(&self, ca_dir: &Path) {
         if let Some((leaf, alpn)) = &self.inner.tls {
             self.inner
                 .config

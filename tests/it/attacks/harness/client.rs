@@ -53,6 +53,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<S> {
         self.io.flush().await.unwrap();
     }
 
+    /// The same, byte by byte; the other end may hang up before the last one.
+    pub(crate) async fn send_in_bytes(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if self.io.write_all(&[*byte]).await.is_err() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// The next answer; `None` if the connection ends before it.
     pub(crate) async fn answer(&mut self) -> Option<Answer> {
         loop {

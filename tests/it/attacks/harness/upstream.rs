@@ -132,6 +132,17 @@ impl Upstream {
         self.seen.lock().unwrap().clone()
     }
 
+    /// Waits until so many connections have ended.
+    pub(crate) async fn ended(&self, connections: usize) {
+        for _ in 0..300 {
+            if self.connections().iter().filter(|one| one.ended).count() >= connections {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        unreachable!("connections stay open: {:?}", self.connections());
+    }
+
     /// All application bytes of all connections, as text.
     pub(crate) fn heard(&self) -> String {
         let bytes: Vec<u8> = self.connections().into_iter().flat_map(|one| one.bytes).collect();

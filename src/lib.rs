@@ -10,6 +10,7 @@ pub mod introspect;
 pub mod metrics;
 pub mod policies;
 pub mod policy;
+pub mod process;
 pub mod proxy;
 pub mod reload;
 pub mod secret;

@@ -32,6 +32,8 @@ pub(super) enum Kind {
     List(Vec<Node>),
     /// A mapping without duplicate keys.
     Map(Vec<Entry>),
+    /// What could not be read, about which a finding exists already.
+    Unreadable,
 }
 
 /// A key with its value.
@@ -49,6 +51,7 @@ impl Node {
             Kind::Scalar { .. } => "a string",
             Kind::List(_) => "a list",
             Kind::Map(_) => "a mapping",
+            Kind::Unreadable => "unreadable",
         }
     }
 }
@@ -57,6 +60,7 @@ impl Node {
 pub(super) fn read(source: &Arc<Source>, findings: &mut Findings) -> Option<Node> {
     let options = granit_parser::options! {
         emit_comments: false,
+        emit_unresolved_aliases: true,
         disallow_directives: true,
         flow_nesting_limit: MAX_DEPTH,
         block_nesting_limit: MAX_DEPTH,
@@ -125,6 +129,15 @@ impl<'s> Builder<'s, '_> {
             Some(Err(error)) => {
                 let mark = *error.marker();
                 let message = format!("the YAML cannot be read: {}", error.info());
+                if self.is_bare_star(from_parser(mark, mark).start) {
+                    let hint = "put it in quotes: \"*\"";
+                    return Err(self.stop(
+                        "alias",
+                        from_parser(mark, mark),
+                        "outside of quotes, `*` starts a YAML alias",
+                        hint,
+                    ));
+                }
                 Err(self.stop(
                     "syntax",
                     from_parser(mark, mark),
@@ -134,6 +147,12 @@ impl<'s> Builder<'s, '_> {
             }
             None => Ok((Event::StreamEnd, Span::START)),
         }
+    }
+
+    /// Whether a `*` stands at a place or right before it.
+    fn is_bare_star(&self, at: usize) -> bool {
+        let text = self.source.text().as_bytes();
+        [at, at.saturating_sub(1)].iter().any(|at| text.get(*at) == Some(&b'*'))
     }
 
     fn node(&mut self, event: Event<'s>, span: Span, depth: usize) -> Result<Node, Stop> {
@@ -171,12 +190,17 @@ impl<'s> Builder<'s, '_> {
                 self.check_properties(span, anchor, tag.is_some());
                 self.map(span, depth)
             }
-            _ => Err(self.stop(
-                "alias",
-                span,
-                "aliases are not read",
-                "write the value out; what several sandboxes share belongs into a store of its own",
-            )),
+            Event::UnresolvedAlias(_) => {
+                let hint = "put a pattern that starts with `*` in quotes: \"*.example.com\"";
+                self.error("alias", span, "outside of quotes, `*` starts a YAML alias", hint);
+                Ok(Node { place: self.place(span), kind: Kind::Unreadable })
+            }
+            Event::Alias(_) => {
+                let hint = "write the value out; what several sandboxes share belongs into a store of its own";
+                self.error("alias", span, "aliases are not read", hint);
+                Ok(Node { place: self.place(span), kind: Kind::Unreadable })
+            }
+            _ => Err(self.stop("syntax", span, "a value is missing here", "write it")),
         }
     }
 
@@ -243,6 +267,7 @@ impl<'s> Builder<'s, '_> {
                 );
                 None
             }
+            Kind::Unreadable => None,
             Kind::List(_) | Kind::Map(_) => {
                 self.error(
                     "not-a-string",
@@ -394,7 +419,7 @@ const HARMLESS: [&str; 26] = [
 
 fn collect_hidden(node: &Node, ranges: &mut Vec<std::ops::Range<usize>>) {
     match &node.kind {
-        Kind::Scalar { .. } => {}
+        Kind::Scalar { .. } | Kind::Unreadable => {}
         Kind::List(items) => items.iter().for_each(|item| collect_hidden(item, ranges)),
         Kind::Map(entries) => {
             for Entry { key, value } in entries {
@@ -413,7 +438,7 @@ fn collect_hidden(node: &Node, ranges: &mut Vec<std::ops::Range<usize>>) {
 /// Behind the last scalar of a node; a block collection's own end lies on a later line.
 fn last_byte(node: &Node) -> usize {
     let own = match &node.kind {
-        Kind::Scalar { .. } => node.place.span.end,
+        Kind::Scalar { .. } | Kind::Unreadable => node.place.span.end,
         Kind::List(items) => items.iter().map(last_byte).max().unwrap_or_default(),
         Kind::Map(entries) => {
             entries.iter().map(|entry| last_byte(&entry.value)).max().unwrap_or_default()

@@ -179,7 +179,7 @@ fn proxy_status(reason: DenyReason) -> &'static str {
 }
 
 /// A head that the strict reading refused.
-pub(super) fn of_head(refusal: &HeadRefusal) -> Denial {
+pub(super) fn of_head(refusal: HeadRefusal) -> Denial {
     let (reason, status, hint) = match refusal {
         HeadRefusal::TargetTooLong => (
             DenyReason::LimitExceeded,

@@ -62,8 +62,8 @@ pub(super) fn of_connect(via: &Via, request: &Request<Incoming>) -> Result<Desti
     let uri = request.uri();
     let authority =
         uri.authority().filter(|_| uri.scheme().is_none() && uri.path_and_query().is_none());
-    let authority = authority.ok_or_else(|| malformed(&AuthorityError::BadPort))?;
-    Destination::parse_connect(authority.as_str()).map_err(|error| malformed(&error))
+    let authority = authority.ok_or_else(|| malformed(AuthorityError::BadPort))?;
+    Destination::parse_connect(authority.as_str()).map_err(malformed)
 }
 
 /// The destination of any other request.
@@ -217,7 +217,7 @@ fn path_of(request: &Request<Incoming>) -> Result<Path, Denial> {
 }
 
 fn parse_authority(text: &str) -> Result<Authority, Denial> {
-    Authority::parse(text).map_err(|error| malformed(&error))
+    Authority::parse(text).map_err(malformed)
 }
 
 /// Compares canonically, the port included; what was not said agrees.
@@ -232,7 +232,7 @@ fn agree(
     if said.clone().destination(scheme) == *destination {
         return Ok(());
     }
-    Err(mismatch(who, &said.clone().destination(scheme), with, destination))
+    Err(mismatch(who, said.clone().destination(scheme), with, destination))
 }
 
 fn mismatch(
@@ -248,7 +248,7 @@ fn mismatch(
     )
 }
 
-fn malformed(error: &AuthorityError) -> Denial {
+fn malformed(error: AuthorityError) -> Denial {
     malformed_request(&error.to_string())
 }
 

@@ -64,9 +64,7 @@ pub(super) async fn send(
     let mut lease = upstreams.checkout(proxy, permit).await?;
     for attempt in 0.. {
         shape(&mut request, &lease, &destination, scheme);
-        let sent =
-            tokio::time::timeout(proxy.limits.response_timeout, lease.send(request, expected))
-                .await;
+        let sent = in_time(proxy, &exchange, lease.send(request, expected)).await;
         match sent {
             Ok(Ok(response)) => {
                 return Ok(Answer {
@@ -83,7 +81,7 @@ pub(super) async fn send(
                 lease = upstreams.fresh(proxy, permit).await?;
             }
             Ok(Err(failure)) => return Err(failed(&destination, &lease, &failure, &exchange)),
-            Err(_elapsed) => {
+            Err(Late) => {
                 return Err(exchange
                     .cut
                     .get()
@@ -94,6 +92,29 @@ pub(super) async fn send(
     }
     Err(super::connect::timed_out(&destination, "sending"))
 }
+
+/// Waits for an answer as long as the request's body moves, and for the response time-out after it has stopped.
+async fn in_time<T>(
+    proxy: &Proxy,
+    exchange: &Exchange,
+    answer: impl Future<Output = T>,
+) -> Result<T, Late> {
+    let mut answer = std::pin::pin!(answer);
+    let mut sent = 0;
+    loop {
+        if let Ok(answer) = tokio::time::timeout(proxy.limits.response_timeout, &mut answer).await {
+            return Ok(answer);
+        }
+        let now = exchange.out.load(Ordering::Relaxed);
+        if now == sent {
+            return Err(Late);
+        }
+        sent = now;
+    }
+}
+
+/// Nothing moved for the response time-out.
+struct Late;
 
 /// One retry is enough: it goes over a connection that was just opened.
 const MOST_RETRIES: u32 = 1;
@@ -203,11 +224,13 @@ pub(super) struct OutgoingBody {
 }
 
 impl OutgoingBody {
-    pub(super) const fn new(
+    pub(super) fn new(
         incoming: Incoming,
         exchange: Arc<Exchange>,
         verdicts: Option<RequestVerdicts>,
     ) -> Self {
+        // hyper does not poll a body that is empty from the start.
+        exchange.sent_whole.store(incoming.is_end_stream(), Ordering::Relaxed);
         Self { incoming, exchange, verdicts }
     }
 
@@ -252,7 +275,7 @@ impl Body for OutgoingBody {
                         Some(Ok(Frame::data(data)))
                     }
                     Err(frame) => frame.into_trailers().ok().map(|trailers| {
-                        match substitute::trailers(trailers) {
+                        match substitute::trailers(&trailers) {
                             Ok(trailers) => {
                                 self.exchange.sent_whole.store(true, Ordering::Relaxed);
                                 Ok(Frame::trailers(trailers))
@@ -400,7 +423,7 @@ impl Relayed {
 
     fn pass(&mut self, data: Bytes) -> Bytes {
         match &mut self.scrubber {
-            Some(scrubber) => scrubber.pass(data),
+            Some(scrubber) => scrubber.pass(&data),
             None => data,
         }
     }

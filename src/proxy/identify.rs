@@ -13,7 +13,7 @@ use crate::session::{Caller, Recognised};
 pub(super) fn recognise(client: &Client, headers: &HeaderMap) -> Result<Recognised, Denial> {
     let source = client.peer.ip();
     let mut fields = headers.get_all(PROXY_AUTHORIZATION).iter();
-    let recognised = match (fields.next(), fields.next()) {
+    match (fields.next(), fields.next()) {
         (None, _) => client.proxy.registry.recognise(Caller { source, credentials: None }),
         (Some(field), None) => {
             let (user, password) = proxy_credentials(field.as_bytes()).ok_or_else(unreadable)?;
@@ -23,8 +23,7 @@ pub(super) fn recognise(client: &Client, headers: &HeaderMap) -> Result<Recognis
                 .recognise(Caller { source, credentials: Some((&user, password.as_bytes())) })
         }
         (Some(_), Some(_)) => Err(unreadable()),
-    };
-    recognised
+    }
 }
 
 /// User and password of `Basic base64(user:password)` (RFC 7617), the scheme in any letter case.

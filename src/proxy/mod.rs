@@ -33,14 +33,15 @@ mod terminate;
 pub mod tls;
 mod websocket;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ::http::{Method, Request, Response};
 use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::host::{Destination, Scheme};
 use crate::introspect;
-use crate::policy::{Denial, DenyReason, decide_connect, decide_request};
+use crate::policy::{Denial, decide_connect, decide_request};
 use crate::session::Recognised;
 
 pub use accept::{Client, Listening};
@@ -49,6 +50,7 @@ pub use forward::{AnswerBody, BodyCut};
 pub use identify::proxy_credentials;
 pub use pool::Upstreams;
 pub use shared::Proxy;
+pub use substitute::{OpenedAt, open_head};
 
 use destination::Origin;
 use http::After;
@@ -112,7 +114,10 @@ async fn serve_request(via: &Arc<Via>, request: Request<Incoming>) -> Response<A
     let outcome = match via.accepted_by_strict_reading() {
         Ok(()) if request.method() == Method::CONNECT => open_tunnel(via, &request, &mut record),
         Ok(()) => carry(via, request, &mut record).await,
-        Err(denial) => Err(denial),
+        Err(denial) => {
+            record.unreadable();
+            Err(denial)
+        }
     };
     via.go_on_unless_opened();
     outcome.unwrap_or_else(|denial| deny::answer(&denial, form, via, record.take()))
@@ -154,11 +159,12 @@ async fn carry(
 ) -> Result<Response<AnswerBody>, Denial> {
     let proxy = &via.client.proxy;
     let recognised = via.recognise(request.headers())?;
+    via.count(&recognised)?;
     let session = recognised.sandbox.session()?;
     record.session(&session);
-    via.check_refused_inside()?;
     let target = destination::of_request(via, &request)?;
     record.destination(&target.destination);
+    via.check_refused_inside()?;
     if introspect::is_ours(&target.destination.host) {
         return Ok(forward::own_answer(
             introspect::answer(proxy, &session, &request),
@@ -197,9 +203,11 @@ struct Via {
     /// With `denials: inside`, the denial with which every request is answered.
     refused: Option<Denial>,
     /// The strict reading's verdicts; none for HTTP/2, which h2 reads strictly itself.
-    verdicts: std::sync::OnceLock<h1::RequestVerdicts>,
+    verdicts: OnceLock<h1::RequestVerdicts>,
     /// What the connection becomes after the answer that is being written.
     opened: Mutex<Option<Opened>>,
+    /// Counts an explicit connection that carries plain requests against its sandbox, from the first one on.
+    slot: OnceLock<OwnedSemaphorePermit>,
 }
 
 /// What an HTTP/1 connection becomes after a CONNECT or an Upgrade.
@@ -215,7 +223,7 @@ struct Tunnel {
     destination: Destination,
     refused: Option<Denial>,
     /// Counts against the sandbox's connections until the tunnel ends.
-    _slot: tokio::sync::OwnedSemaphorePermit,
+    _slot: OwnedSemaphorePermit,
 }
 
 impl Tunnel {
@@ -226,18 +234,7 @@ impl Tunnel {
         destination: Destination,
         refused: Option<Denial>,
     ) -> Result<Self, Denial> {
-        let slot =
-            recognised.sandbox.connections().clone().try_acquire_owned().map_err(|_error| {
-                let detail = format!(
-                    "the sandbox {} has as many connections open as it may have",
-                    recognised.sandbox.id()
-                );
-                Denial::new(
-                    DenyReason::LimitExceeded,
-                    detail,
-                    "close some, or have an operator raise limits.connectionsPerSandbox",
-                )
-            })?;
+        let slot = recognised.sandbox.connect()?;
         Ok(Self { client: via.client.clone(), recognised, destination, refused, _slot: slot })
     }
 
@@ -261,8 +258,9 @@ impl Via {
             protocol: "http/1.1",
             recognised: None,
             refused: None,
-            verdicts: std::sync::OnceLock::new(),
+            verdicts: OnceLock::new(),
             opened: Mutex::new(None),
+            slot: OnceLock::new(),
         }
     }
 
@@ -273,10 +271,16 @@ impl Via {
         }
     }
 
+    /// A tunnel was counted when it was opened; an explicit connection counts with its first request.
+    fn count(&self, recognised: &Recognised) -> Result<(), Denial> {
+        if self.recognised.is_none() && self.slot.get().is_none() {
+            self.slot.set(recognised.sandbox.connect()?).unwrap_or_else(drop);
+        }
+        Ok(())
+    }
+
     fn accepted_by_strict_reading(&self) -> Result<(), Denial> {
-        self.verdicts
-            .get()
-            .map_or(Ok(()), |verdicts| verdicts.next().map_err(|refusal| deny::of_head(&refusal)))
+        self.verdicts.get().map_or(Ok(()), |verdicts| verdicts.next().map_err(deny::of_head))
     }
 
     fn check_refused_inside(&self) -> Result<(), Denial> {

@@ -287,6 +287,9 @@ impl Lease {
             return;
         }
         let mut lanes = home.lanes();
+        if lanes.len() > MOST_LANES {
+            return;
+        }
         let lane = lanes.entry(self.key).or_default();
         lane.idle.push((connection, Instant::now()));
         if lane.idle.len() > most_idle {
@@ -322,6 +325,8 @@ impl Http2 {
     }
 }
 
+/// So many destinations of one sandbox have idle connections; beyond it connections are not kept.
+const MOST_LANES: usize = 1024;
 /// So many requests share one HTTP/2 connection.
 const MOST_STREAMS: usize = 100;
 

@@ -8,11 +8,11 @@ use http::{Request, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::substitute::OpenedAt;
 use super::{Client, Tunnel, Via};
 use crate::audit::{Digest, Event, Kind, RequestId, bounded};
 use crate::host::Destination;
 use crate::policy::{Denial, RequestPermit, RuleName};
-use crate::secret::SecretName;
 use crate::session::Session;
 
 /// The event of one request. Emitted when it is dropped, by whoever holds it last.
@@ -119,13 +119,15 @@ impl Record {
         self.rule(permit.rule());
     }
 
-    /// A secret was opened in a place such as `header:authorization`.
-    pub(super) fn opened(&mut self, secret: &SecretName, place: &str, name: &str) {
+    /// Secrets were opened.
+    pub(super) fn opened(&mut self, opened: Vec<OpenedAt>) {
         self.edit(|event| {
-            if !event.secrets.contains(secret) {
-                event.secrets.push(secret.clone());
+            for OpenedAt { secret, place } in opened {
+                if !event.secrets.contains(&secret) {
+                    event.secrets.push(secret);
+                }
+                event.locations.push(place);
             }
-            event.locations.push(format!("{place}:{name}"));
         });
     }
 
@@ -140,6 +142,14 @@ impl Record {
             open.event.status = Some(status);
             open.event.durations.head = micros(open.began);
         }
+    }
+
+    /// The head was refused: what hyper shows of it is not what the client sent.
+    pub(super) fn unreadable(&mut self) {
+        self.edit(|event| {
+            event.method.clear();
+            event.path.clear();
+        });
     }
 
     /// The id that names the request to the client and in the audit.

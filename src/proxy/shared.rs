@@ -71,10 +71,13 @@ impl Proxy {
         self.denials == Denials::Inside
     }
 
-    /// Drops idle upstream connections, and those of sandboxes that have ended. Runs until it is dropped.
+    /// Drops idle upstream connections, and those of sandboxes that have ended. Runs until shutdown begins.
     pub async fn tidy(&self) {
         loop {
-            tokio::time::sleep(self.limits.pool_idle / 3).await;
+            tokio::select! {
+                () = tokio::time::sleep(self.limits.pool_idle / 3) => {}
+                () = self.tasks.closed() => return,
+            }
             self.upstreams.retain(|id, upstreams| {
                 upstreams.prune(self);
                 self.registry.contains(id)

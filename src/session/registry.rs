@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::Session;
 use crate::policy::{Denial, DenyReason};
@@ -56,10 +56,15 @@ impl Sandbox {
         })
     }
 
-    /// The slots for its connections.
-    #[must_use]
-    pub const fn connections(&self) -> &Arc<Semaphore> {
-        &self.connections
+    /// Takes one of its connection slots, until the permit is dropped.
+    pub fn connect(&self) -> Result<OwnedSemaphorePermit, Denial> {
+        self.connections.clone().try_acquire_owned().map_err(|_error| {
+            Denial::new(
+                DenyReason::LimitExceeded,
+                format!("the sandbox {} has as many connections open as it may have", self.id),
+                "close some, or have an operator raise limits.connectionsPerSandbox",
+            )
+        })
     }
 }
 

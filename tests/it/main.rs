@@ -1,3 +1,4 @@
 //! Promises of the product, kept on real sockets.
 
 mod attacks;
+mod readme;

@@ -100,7 +100,7 @@ mod tests {
         )
         .unwrap();
         std::fs::create_dir_all(root.join(".cargo")).unwrap();
-        let text = "[build]\nindex = \"https://no.example.org\"\n[registries.team]\nindex = \"sparse+https://team.example.org/i/\"\n[source]\nmirror = { registry = 'sparse+https://mirror.example.org/' }\n[source.crates-io]\nreplace-with = \"mirror\"\n";
+        let text = "[build]\nindex = \"https://no.example.org\"\n[registries.team]\nindex = \"sparse+https://team.example.org/i/\"\n[source]\nmirror = { registry = 'sparse+https://mirror.example.org/' }\n[source.default]\nreplace-with = \"mirror\"\n";
         std::fs::write(root.join(".cargo/config.toml"), text).unwrap();
         let machine = Machine {
             home: root.join("home"),

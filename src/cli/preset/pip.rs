@@ -8,8 +8,13 @@ use super::machine::Machine;
 /// The keys that name indexes (pip's user guide, "Configuration").
 const KEYS: [&str; 3] = ["index-url", "extra-index-url", "find-links"];
 
-/// Asks pip for its default index, and for the host on which that index keeps its files.
-const DEFAULTS: &str = "from pip._internal.models.index import PyPI as i; print(i.simple_url); print(i.file_storage_domain)";
+/// Asks pip for its default index, the first that its source defines, and for the host on which that index keeps its files.
+const DEFAULTS: &str = "
+from pip._internal.models import index
+default = next(i for i in vars(index).values() if isinstance(i, index.PackageIndex))
+print(default.simple_url)
+print(default.file_storage_domain)
+";
 
 pub(super) fn read(machine: &Machine) -> Found {
     let mut found = Found::default();

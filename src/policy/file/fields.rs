@@ -150,6 +150,7 @@ pub(in crate::policy) fn mapping<'n>(
 ) -> Option<&'n [Entry]> {
     match &node.kind {
         Kind::Map(entries) => Some(entries),
+        Kind::Unreadable => None,
         Kind::List(_) | Kind::Scalar { .. } => {
             out.push(
                 Diagnostic::error(
@@ -171,6 +172,7 @@ pub(in crate::policy) fn text<'n>(
     out: &mut Findings,
 ) -> Option<&'n str> {
     let (message, hint) = match &node.kind {
+        Kind::Unreadable => return None,
         Kind::Scalar { text, looks_like: None } => return Some(text),
         Kind::Scalar { looks_like: Some(kind), text } if !text.is_empty() => (
             format!("{what} is a string, and this reads as {kind}"),
@@ -215,6 +217,9 @@ pub(in crate::policy) fn list<'n>(
     out: &mut Findings,
 ) -> Option<&'n [Node]> {
     let Kind::List(items) = &node.kind else {
+        if matches!(node.kind, Kind::Unreadable) {
+            return None;
+        }
         out.push(
             Diagnostic::error(
                 "wrong-kind",

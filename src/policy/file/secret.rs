@@ -228,7 +228,7 @@ fn duration(
     // A bare number is a frequent mistake and gets the duration's own hint.
     let written = match &node.kind {
         Kind::Scalar { text, .. } => text.as_str(),
-        Kind::List(_) | Kind::Map(_) => "",
+        Kind::List(_) | Kind::Map(_) | Kind::Unreadable => "",
     };
     let parsed = parse_duration(written);
     if let Some(duration) = parsed

@@ -90,6 +90,10 @@ fn each_mistake_in_an_allowlist_is_an_error() {
     for (list, expected, hint) in [
         ("[]", "empty-list []", "does not mean"),
         ("a.test", "wrong-kind a.test", "brackets"),
+        ("[*.example.com]", "alias *.example.com", "quotes"),
+        ("[*]", "alias *", "quotes"),
+        ("\n      - *.example.com\n", "alias *.example.com", "quotes"),
+        ("\n      - *\n", "alias *", "quotes"),
         ("[a..b]", "bad-host a..b", "empty label"),
         ("[http://a.test]", "bad-host http://a.test", "not a URL"),
         ("['api.*.test']", "bad-host 'api.*.test'", "whole first label"),

@@ -39,7 +39,7 @@ impl Pattern {
         match self.port {
             "" => port == 80 || port == 443,
             ":*" => true,
-            one => one[1..].parse() == Ok(port),
+            one => one.trim_start_matches(':').parse() == Ok(port),
         }
     }
 }

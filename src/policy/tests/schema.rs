@@ -31,11 +31,10 @@ fn accepts(schema: &Value, root: &Value, value: &Value) -> bool {
         let required = schema["required"].as_array().into_iter().flatten();
         let property = |(name, value): (&String, &Value)| match schema["properties"].get(name) {
             Some(schema) => accepts(schema, root, value),
-            None => schema["patternProperties"]
-                .as_object()
-                .map_or(schema.get("additionalProperties").is_none(), |patterns| {
-                    patterns.values().all(|schema| accepts(schema, root, value))
-                }),
+            None => schema["patternProperties"].as_object().map_or_else(
+                || schema.get("additionalProperties").is_none(),
+                |patterns| patterns.values().all(|schema| accepts(schema, root, value)),
+            ),
         };
         required.into_iter().all(|name| fields.contains_key(name.as_str().unwrap()))
             && fields.iter().all(property)
@@ -47,7 +46,7 @@ fn accepts(schema: &Value, root: &Value, value: &Value) -> bool {
 fn to_json(node: &Node) -> Value {
     match &node.kind {
         Kind::Scalar { text, looks_like: None } => json!(text),
-        Kind::Scalar { .. } => Value::Null,
+        Kind::Scalar { .. } | Kind::Unreadable => Value::Null,
         Kind::List(items) => items.iter().map(to_json).collect(),
         Kind::Map(entries) => entries
             .iter()

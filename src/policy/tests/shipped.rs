@@ -84,7 +84,7 @@ fn load(path: &Path, text: &str) -> Vec<Diagnostic> {
 /// The first key of every mapping that has fields of its own, not names.
 fn mappings(node: &Node, path: &mut Vec<String>, places: &mut Vec<(usize, usize)>) {
     match &node.kind {
-        Kind::Scalar { .. } => {}
+        Kind::Scalar { .. } | Kind::Unreadable => {}
         Kind::List(items) => items.iter().for_each(|item| mappings(item, path, places)),
         Kind::Map(entries) => {
             let names = matches!(

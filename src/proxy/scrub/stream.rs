@@ -22,15 +22,15 @@ impl Scrubber {
     }
 
     /// Takes a piece, and gives what of it and of the pieces before is settled.
-    pub(in crate::proxy) fn pass(&mut self, data: Bytes) -> Bytes {
+    pub(in crate::proxy) fn pass(&mut self, data: &Bytes) -> Bytes {
         let undecided = |text: &[u8]| text.len() - self.needles.undecided(text);
-        if self.carry.is_empty() && !self.needles.is_in(&data) {
-            let settled = undecided(&data);
+        if self.carry.is_empty() && !self.needles.is_in(data) {
+            let settled = undecided(data);
             self.carry.extend_from_slice(data.get(settled..).unwrap_or_default());
             return data.slice(..settled);
         }
         let mut text = std::mem::take(&mut self.carry);
-        text.extend_from_slice(&data);
+        text.extend_from_slice(data);
         let settled = undecided(&text);
         let mut out = Vec::with_capacity(text.len());
         let (consumed, hits) = self.needles.hide(&text, settled, self.hide, &mut out);
@@ -83,17 +83,16 @@ mod tests {
             Arc::new(SecretValue::new(value.as_bytes().to_vec()).unwrap()),
         )]));
         let body = format!("{value}{value} a {value}\nsk-live-0123456789 {value}sk-live-{value}");
+        let body = body.as_bytes();
         let mut whole = Vec::new();
-        needles.hide(body.as_bytes(), body.len(), Hide::Replace, &mut whole);
+        needles.hide(body, body.len(), Hide::Replace, &mut whole);
         assert!(!String::from_utf8_lossy(&whole).contains(value));
         for first in 0..body.len() {
             for second in first..body.len() {
                 let mut scrubber = Scrubber::new(needles.clone(), Hide::Replace);
                 let mut streamed = Vec::new();
                 for piece in [&body[..first], &body[first..second], &body[second..]] {
-                    streamed.extend_from_slice(
-                        &scrubber.pass(Bytes::copy_from_slice(piece.as_bytes())),
-                    );
+                    streamed.extend_from_slice(&scrubber.pass(&Bytes::copy_from_slice(piece)));
                 }
                 streamed.extend_from_slice(&scrubber.finish());
                 assert_eq!(streamed, whole, "split at {first} and {second}");

@@ -5,19 +5,30 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
+use super::OpenedAt;
 use super::tokens::{self, Place, Tokens, value_of};
 use crate::policy::{Denial, DenyReason};
-use crate::proxy::record::Record;
 use crate::secret::SealedToken;
 
 /// Opens every token of the fields; a token that may not be opened where it stands ends the request.
 pub(super) async fn open(
     tokens: &Tokens<'_>,
     headers: &mut HeaderMap,
-    record: &mut Record,
-) -> Result<(), Denial> {
+) -> Result<Vec<OpenedAt>, Denial> {
+    let mut log = Vec::new();
     for (name, field) in headers.iter_mut() {
-        if let Some(value) = opened(tokens, name, field.as_bytes(), record).await? {
+        if let Some(start) = tokens::find(name.as_str().as_bytes(), 0) {
+            let token =
+                name.as_str().as_bytes().get(start..start + SealedToken::LEN).unwrap_or_default();
+            tokens.secret(token, Place::Header(name))?;
+            let detail = "a sealed token as the name of a header field";
+            return Err(Denial::new(
+                DenyReason::SecretMisdirected,
+                detail,
+                "send it as a field's value",
+            ));
+        }
+        if let Some(value) = opened(tokens, name, field.as_bytes(), &mut log).await? {
             let value = HeaderValue::from_bytes(&value);
             let mut value = value.map_err(|_error| {
                 Denial::new(
@@ -30,7 +41,7 @@ pub(super) async fn open(
             *field = value;
         }
     }
-    Ok(())
+    Ok(log)
 }
 
 /// The field's bytes with every token opened; `None` if it holds none, so that it leaves exactly as it came.
@@ -38,10 +49,10 @@ async fn opened(
     tokens: &Tokens<'_>,
     name: &HeaderName,
     field: &[u8],
-    record: &mut Record,
+    log: &mut Vec<OpenedAt>,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, Denial> {
     if tokens::find(field, 0).is_some() {
-        return replaced(tokens, name, field, record).await.map(Some);
+        return replaced(tokens, name, field, log).await.map(Some);
     }
     let Some((scheme, credentials)) = basic(name, field) else { return Ok(None) };
     let Ok(decoded) = STANDARD.decode(credentials) else {
@@ -51,7 +62,7 @@ async fn opened(
     if tokens::find(&decoded, 0).is_none() {
         return Ok(None);
     }
-    let replaced = replaced(tokens, name, &decoded, record).await?;
+    let replaced = replaced(tokens, name, &decoded, log).await?;
     let mut value =
         Zeroizing::new(Vec::with_capacity(scheme.len() + replaced.len().div_ceil(3) * 4));
     value.extend_from_slice(scheme);
@@ -101,7 +112,7 @@ async fn replaced(
     tokens: &Tokens<'_>,
     name: &HeaderName,
     text: &[u8],
-    record: &mut Record,
+    log: &mut Vec<OpenedAt>,
 ) -> Result<Zeroizing<Vec<u8>>, Denial> {
     let mut out = Zeroizing::new(Vec::with_capacity(text.len() + 128));
     let mut copied = 0;
@@ -115,7 +126,7 @@ async fn replaced(
         }
         out.extend_from_slice(text.get(copied..start).unwrap_or_default());
         out.extend_from_slice(value.expose());
-        record.opened(&secret.bound.name, "header", name.as_str());
+        log.push(OpenedAt { secret: secret.bound.name.clone(), place: format!("header:{name}") });
         copied = end;
     }
     out.extend_from_slice(text.get(copied..).unwrap_or_default());

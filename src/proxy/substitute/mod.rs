@@ -16,6 +16,7 @@ use super::Via;
 use super::forward::{Outgoing, OutgoingBody};
 use super::record::Record;
 use crate::policy::{BoundSecret, Denial, DenyReason, RequestPermit};
+use crate::secret::SecretName;
 use crate::session::{Recognised, Session};
 
 pub(super) use tokens::Tokens;
@@ -37,9 +38,9 @@ pub(super) async fn request(
     if permit.restricts_request() {
         drop_overrides(&mut parts.headers);
     }
-    header::open(&tokens, &mut parts.headers, record).await?;
+    record.opened(open_head(session, permit, &mut parts.headers).await?);
     for secret in permit.injected() {
-        inject(&tokens, secret, recognised, via, &mut parts.headers, record).await?;
+        record.opened(inject(&tokens, secret, recognised, via, &mut parts.headers).await?);
     }
     if !permit.secrets().is_empty() {
         ask_for_readable_answers(&mut parts.headers);
@@ -54,10 +55,28 @@ pub(super) async fn request(
     })
 }
 
+/// A secret that was opened, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenedAt {
+    /// The secret.
+    pub secret: SecretName,
+    /// The place, such as `header:authorization`.
+    pub place: String,
+}
+
+/// Opens the tokens of a request's header fields, or refuses the request that holds one it may not open.
+pub async fn open_head(
+    session: &Session,
+    permit: &RequestPermit,
+    headers: &mut HeaderMap,
+) -> Result<Vec<OpenedAt>, Denial> {
+    header::open(&Tokens { session, permit }, headers).await
+}
+
 /// Trailers on their way to the upstream: those that would change framing or routing are dropped, a token among them ends the request.
-pub(super) fn trailers(trailers: HeaderMap) -> Result<HeaderMap, Denial> {
+pub(super) fn trailers(trailers: &HeaderMap) -> Result<HeaderMap, Denial> {
     let mut kept = HeaderMap::with_capacity(trailers.len());
-    for (name, value) in &trailers {
+    for (name, value) in trailers {
         if tokens::find(value.as_bytes(), 0).is_some() {
             return Err(Denial::new(
                 DenyReason::SecretMisdirected,
@@ -217,9 +236,8 @@ async fn inject(
     recognised: &Recognised,
     via: &Via,
     headers: &mut HeaderMap,
-    record: &mut Record,
-) -> Result<(), Denial> {
-    let Some(inject) = &secret.inject else { return Ok(()) };
+) -> Result<Vec<OpenedAt>, Denial> {
+    let Some(inject) = &secret.inject else { return Ok(Vec::new()) };
     if via.client.shared_loopback && !recognised.proven {
         return Err(Denial::new(
             DenyReason::SecretUnavailable,
@@ -233,6 +251,6 @@ async fn inject(
         .map_err(|_error| tokens::unfit(&secret.name, "a header field"))?;
     field.set_sensitive(true);
     headers.insert(inject.header.clone(), field);
-    record.opened(&secret.name, "inject", inject.header.as_str());
-    Ok(())
+    let place = format!("inject:{}", inject.header);
+    Ok(vec![OpenedAt { secret: secret.name.clone(), place }])
 }

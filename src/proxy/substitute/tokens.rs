@@ -145,7 +145,7 @@ mod tests {
             (format!("Bearer {token}"), Some(7)),
             (format!("osb_sealed_osb_sealed_{token}"), Some(22)),
             (format!("{token}ff"), Some(0)),
-            (token[..42].to_owned(), None),
+            (token.chars().take(42).collect(), None),
             (upper, None),
             ("osb_sealed_".repeat(50), None),
             (String::new(), None),

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitCode, ExitStatus};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::process::{Child, Command};
@@ -83,6 +84,8 @@ fn into_sidecar(config: &mut Config, id: &SandboxId) {
     config.listen.api = None;
     config.listen.metrics = None;
     config.api_keys.clear();
+    // The command has ended by then: there is nobody left to drain for.
+    config.limits.drain_timeout = config.limits.drain_timeout.min(Duration::from_secs(2));
     if config.audit == AuditSink::Stdout {
         config.audit = AuditSink::Nowhere;
     }
@@ -206,14 +209,21 @@ fn child_environment(
         }
         variables.insert(name.clone(), value.clone());
     }
+    let mut kept = Vec::new();
     for (name, value) in ours.iter() {
         let name = OsString::from(name);
         let callers_own = variables.get(&name).filter(|own| !own.is_empty() && **own != *value);
         if callers_own.is_some() {
-            notes.push(format!("{} is left as you have set it", name.to_string_lossy()));
+            kept.push(name.to_string_lossy().into_owned());
         } else {
             variables.insert(name, value.into());
         }
+    }
+    if !kept.is_empty() {
+        notes.push(format!(
+            "left as you have set them, so their clients may go past the proxy or distrust it: {}",
+            kept.join(" ")
+        ));
     }
     (variables, notes)
 }

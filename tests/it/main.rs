@@ -1,4 +1,5 @@
 //! Promises of the product, kept on real sockets.
 
 mod attacks;
+mod cli;
 mod readme;

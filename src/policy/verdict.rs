@@ -29,7 +29,7 @@ impl<P> Verdict<P> {
 /// Proof that a connection to this destination may be opened, and TLS be terminated in its name.
 ///
 /// ```compile_fail
-/// let forged = tollgate::policy::ConnectPermit { destination: todo!(), rule: None, opened_by_name: true };
+/// let forged = tollgate::policy::ConnectPermit { destination: todo!(), rule: None };
 /// ```
 #[derive(Clone, Debug)]
 pub struct ConnectPermit {

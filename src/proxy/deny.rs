@@ -59,12 +59,16 @@ pub(super) fn answer(
     if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
         headers.insert(PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"tollgate\""));
     }
-    if via.verdicts.get().is_some()
-        && matches!(denial.reason, DenyReason::HostMismatch | DenyReason::ProtocolNotAllowed)
-    {
+    if via.verdicts.get().is_some() && ends_connection(denial) {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     answer
+}
+
+/// Whoever reads requests in another way than we do, or wants a tunnel inside a tunnel, sends no further request on this connection.
+fn ends_connection(denial: &Denial) -> bool {
+    matches!(denial.reason, DenyReason::HostMismatch | DenyReason::ProtocolNotAllowed)
+        || denial.status() == StatusCode::METHOD_NOT_ALLOWED.as_u16()
 }
 
 const DENY_REASON: HeaderName = HeaderName::from_static("x-deny-reason");

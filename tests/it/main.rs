@@ -1,5 +1,23 @@
-//! Promises of the product, kept on real sockets.
+//! Promises of the product, kept on real sockets. One file per promise of the design; `support` is what they share.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::disallowed_methods,
+    reason = "tests and their support may fail, dial and spawn as they like"
+)]
 
+/// Hostile cases, by area; a test is found by the case's id.
 mod attacks;
+/// The program as a person starts it, and what a served Tollgate tells its operator.
 mod cli;
+/// What the README shows and says is so.
 mod readme;
+
+/// Upstreams, Tollgate, sandboxes, and what is asserted after every test.
+mod support;
+
+/// Sealed tokens become values: in which headers, for which hosts, and what happens to those that may not.
+mod substitution;

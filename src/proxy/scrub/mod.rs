@@ -91,7 +91,7 @@ pub(super) fn switching(asked: &Asked<'_>, response: Response<Incoming>) -> Resp
 
 /// How an answer's body is searched.
 enum Search {
-    /// It has none, or one in an encoding that cannot be read: the request asked for `identity`.
+    /// It has ended.
     Nothing,
     /// At once, since its length is stated and small.
     Whole,
@@ -100,11 +100,12 @@ enum Search {
 }
 
 fn search(asked: &Asked<'_>, parts: &Parts, relayed: &Relayed) -> Search {
-    if !has_body(&asked.method, parts.status)
-        || is_encoded(&parts.headers)
-        || relayed.incoming.is_end_stream()
-    {
+    if relayed.incoming.is_end_stream() {
         return Search::Nothing;
+    }
+    // A body that should not be there may come all the same, one that says it is encoded may not be, and both may have trailers.
+    if !has_body(&asked.method, parts.status) || is_encoded(&parts.headers) {
+        return Search::Stream(Hide::Mask);
     }
     match relayed.incoming.size_hint().exact() {
         _ if is_grpc(&parts.headers) => Search::Stream(Hide::Mask),
@@ -225,7 +226,7 @@ fn drop_validators(headers: &mut HeaderMap) {
     }
 }
 
-/// Encoded bodies are not searched: the request asked for `identity`.
+/// Encoded bodies are searched as they come, not decoded: the request asked for `identity`.
 fn is_encoded(headers: &HeaderMap) -> bool {
     headers
         .get(CONTENT_ENCODING)

@@ -1,15 +1,17 @@
 //! Policy files that are broken, ambiguous or tampered with: none loads, not even in part, and each says where and why.
-#![expect(clippy::unwrap_used, reason = "a test's set-up fails the test")]
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tollgate::config::{Config, Overrides};
 use tollgate::host::{Destination, Host, Port, Scheme};
 use tollgate::policy::{
     Diagnostic, Loaded, OperatorRules, PolicySet, RequestLine, Severity, VerdictName,
     decide_request, explain,
 };
+
+use crate::support::{P0, Tollgate, Upstream, eventually, fresh_value};
 
 /// Loads bytes as a file of a folder of their own.
 fn load(bytes: &[u8]) -> Loaded {
@@ -233,6 +235,52 @@ fn POL_018_sources_that_name_nothing_and_values_that_fit_nowhere() {
     loads_with(&secret("from: { value: four }"), &["literal-value", "short-value"]);
 }
 
+#[tokio::test]
+async fn POL_018_sources_that_give_nothing_fit_answer_503_and_never_the_bare_token() {
+    let own = tempfile::tempdir().unwrap();
+    let upstream = Upstream::https("api.allowed.test").h1_only().await;
+    let policy = |from: &str| {
+        format!(
+            "secretStores: {{ s: {{ egressAllowlist: [api.allowed.test], secrets: {{ K: {{ from: {from}, allowedHosts: [api.allowed.test] }} }} }} }}\nsandboxes: {{ sb-a: {{ secretStores: [s] }} }}\n"
+        )
+    };
+    let path = own.path().join("key");
+    let file = format!("{{ file: {} }}", path.display());
+    let value = fresh_value("file");
+    let tollgate =
+        Tollgate::with(&policy("{ env: TOLLGATE_NOBODY_SETS_THIS }"), &[&upstream]).await;
+    tollgate.watch(&value, &["api.allowed.test"]);
+    let cases = [
+        (None, None),
+        (Some(String::new()), None),
+        (Some("\n".to_owned()), None),
+        (Some(format!("{value}\0")), None),
+        (Some(format!("{value}\nanother line of it\n")), None),
+        // Exactly one line end is removed.
+        (Some(format!("{value}\n\n")), None),
+        (Some(format!("{value}\n")), Some(value.clone())),
+        (Some(value.clone()), Some(value.clone())),
+    ];
+    for (nth, (text, opened)) in cases.iter().enumerate() {
+        if let Some(text) = text {
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            // Another file, so that the source is a new one.
+            let next = own.path().join(format!("key-{nth}"));
+            std::fs::copy(&path, &next).unwrap();
+            tollgate.reload(&policy(&file.replace("/key }", &format!("/key-{nth} }}")))).unwrap();
+        }
+        let sandbox = tollgate.sandbox("sb-a");
+        let answer =
+            sandbox.get_with("https://api.allowed.test/", "x-key", sandbox.token("K")).await;
+        let expected = if opened.is_some() { 200 } else { 503 };
+        assert_eq!(answer.status, expected, "{text:?}: {answer:?}");
+        let seen = upstream.requests().pop().and_then(|request| request.header("x-key"));
+        assert_eq!(seen.as_ref(), opened.as_ref(), "{text:?}");
+    }
+    tollgate.finish().await;
+}
+
 #[test]
 fn POL_019_injection_into_the_wrong_place() {
     let inject = |header: &str, format: &str| {
@@ -317,6 +365,31 @@ fn POL_022_durations() {
 }
 
 #[test]
+fn POL_023_listeners_reach_beyond_loopback_only_where_that_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tollgate.yaml");
+    let config = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        Config::load(Some(&path), &Overrides::default())
+    };
+    for refused in [
+        "listen: { explicit: ['0.0.0.0:3128'] }",
+        "listen: { explicit: ['[::]:53'] }",
+        "listen: { explicit: [':3128'] }",
+        "listen: { explicit: ['3128'] }",
+        "listen: { explicit: ['127.0.0.1:3128', '127.0.0.1:3128'] }",
+        "listen: { nonLocal: true, explicit: ['0.0.0.0:3128', '127.0.0.1:3128'] }",
+        // The operator's own listeners stay on loopback whatever else is said.
+        "listen: { nonLocal: true, metrics: '0.0.0.0:9464' }",
+        "{ listen: { nonLocal: true, api: '[::]:3130' }, api: { keys: [{ env: A }] } }",
+    ] {
+        assert!(config(refused).is_err(), "{refused}");
+    }
+    let said = "listen: { nonLocal: true, explicit: ['0.0.0.0:3128'] }";
+    assert_eq!(config(said).unwrap().listen.explicit, ["0.0.0.0:3128".parse().unwrap()]);
+}
+
+#[test]
 fn POL_024_files_that_others_may_write_or_that_are_no_files() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("policy.yaml");
@@ -350,6 +423,51 @@ fn POL_025_one_bad_file_of_a_folder_leaves_nothing_loaded() {
     std::fs::remove_file(folder.path().join("b.yml")).unwrap();
     assert!(PolicySet::load(&paths).set.is_none(), "an empty folder is no policy");
     assert!(PolicySet::load(&[]).set.is_none());
+}
+
+#[tokio::test]
+async fn POL_025_a_bad_reload_keeps_the_old_policy_and_says_so() {
+    let upstream = Upstream::https("api.allowed.test").also("evil.test").await;
+    let mut tollgate = Tollgate::describe(P0, &[&upstream]).sidecar("sb-a").start().await;
+    tollgate.expect_error("the policy files were refused");
+    let before = std::fs::read_to_string(tollgate.policy_file()).unwrap();
+    let sandbox = tollgate.sandbox("sb-a");
+    let wider =
+        before.replace("open.allowed.test:443", "evil.test").replace("sandboxes:", "sandboxen:");
+    let others_may_write = |path: &Path| {
+        std::fs::write(path, &before).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).unwrap();
+    };
+    let path = tollgate.policy_file();
+    for broken in ["garbage", "half", "gone", "empty", "writable"] {
+        match broken {
+            "garbage" => std::fs::write(&path, "garbage: [").unwrap(),
+            "half" => std::fs::write(&path, &wider).unwrap(),
+            "gone" => std::fs::remove_file(&path).unwrap(),
+            "empty" => std::fs::write(&path, "").unwrap(),
+            _ => others_may_write(&path),
+        }
+        assert!(tollgate.server().reload().is_err(), "{broken}");
+        assert!(tollgate.server().health().refused_reload.load().is_some(), "{broken}");
+        let answer = sandbox.get("https://api.allowed.test/").await;
+        assert_eq!(answer.status, 200, "{broken}: {answer:?}");
+        let answer = sandbox.get("https://evil.test/").await;
+        assert_eq!((answer.status, answer.reason()), (403, "host_not_allowed"), "{broken}");
+    }
+    std::fs::write(&path, &before).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    tollgate.server().reload().unwrap();
+    assert!(tollgate.server().health().refused_reload.load().is_none());
+    let audit = tollgate.folder().join("audit.jsonl");
+    eventually("five refused reloads in the audit", || {
+        let text = std::fs::read_to_string(&audit).unwrap();
+        let refused = |line: &&str| {
+            line.contains("\"event\":\"policy\"") && line.contains("\"verdict\":\"deny\"")
+        };
+        (text.lines().filter(refused).count() == 5).then_some(())
+    })
+    .await;
+    tollgate.finish().await;
 }
 
 #[test]

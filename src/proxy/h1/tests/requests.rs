@@ -58,6 +58,9 @@ fn a_bad_head_is_refused_however_it_is_cut() {
         (b"CONNECT b\xc3\xbccher.test:443 HTTP/1.1\r\nHost: a\r\n\r\n", Bad(Malformed::Target)),
         (b"CONNECT evil.test .wild.test:443 HTTP/1.1\r\nHost: a\r\n\r\n", Bad(Malformed::RequestLine)),
         (b"CONNECT evil.test#.wild.test:443 HTTP/1.1\r\nHost: a\r\n\r\n", Bad(Malformed::Target)),
+        (b"CONNECT evil.test/.wild.test:443 HTTP/1.1\r\nHost: a\r\n\r\n", Bad(Malformed::Target)),
+        (b"CONNECT [::1:443 HTTP/1.1\r\nHost: a\r\n\r\n", Bad(Malformed::Target)),
+        (b"GET http:///x HTTP/1.1\r\nHost: a\r\n\r\n", Bad(Malformed::Target)),
         // Fields.
         (b"GET / HTTP/1.1\r\nHost : evil.test\r\nHost: a\r\n\r\n", Bad(Malformed::FieldName)),
         (b"GET / HTTP/1.1\r\n Host: evil.test\r\nHost: a\r\n\r\n", Bad(Malformed::Folded)),
@@ -283,4 +286,13 @@ fn a_client_that_leaves_while_it_is_held_is_noticed() {
 fn a_request_that_the_guard_did_not_see_is_refused() {
     let (_guard, verdicts) = RequestGuard::new(Peer::sending([]), limits());
     assert_eq!(verdicts.next(), Err(HeadRefusal::OutOfStep));
+}
+
+#[test]
+fn hyper_reads_every_path_that_passes() {
+    for byte in (0x21..0x7f_u8).filter(|byte| !b"\\#\"<>".contains(byte)) {
+        for target in [[b'/', byte, b'x'], [b'/', b'?', byte]] {
+            assert!(http::Uri::try_from(&target[..]).is_ok(), "{}", target.escape_ascii());
+        }
+    }
 }

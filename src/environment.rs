@@ -28,6 +28,8 @@ pub enum Credentials {
     Always,
     /// Only if a secret is added by the proxy itself, which asks for them on a shared loopback listener.
     IfInjected,
+    /// Never: for a sandbox that is recognised by its address.
+    Never,
 }
 
 /// The variables of one sandbox, by name.
@@ -111,7 +113,11 @@ impl Environment {
 }
 
 fn proxy_url(session: &Session, places: &Places) -> String {
-    let wanted = places.credentials == Credentials::Always || session.injects();
+    let wanted = match places.credentials {
+        Credentials::Always => true,
+        Credentials::IfInjected => session.injects(),
+        Credentials::Never => false,
+    };
     if wanted {
         format!("http://{}:{}@{}", session.id(), session.proxy_token().reveal(), places.proxy)
     } else {

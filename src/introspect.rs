@@ -45,7 +45,9 @@ pub fn answer<B>(proxy: &Proxy, session: &Session, request: &Request<B>) -> Resp
     let query = request.uri().query().unwrap_or_default();
     match request.uri().path() {
         "/" => text(StatusCode::OK, ROUTES),
-        "/allowed-hosts" if asks_for_provenance(query) => json(&Provenance::of(session)),
+        "/allowed-hosts" if asks_for_provenance(query) => {
+            json(&Provenance::of(session.id(), session.policy()))
+        }
         "/allowed-hosts" => json(&AllowedHosts::of(session.id(), session.policy())),
         "/check" => check(session, query),
         "/env" => shell(&proxy.introspection.places, session),
@@ -160,8 +162,7 @@ struct SecretView {
 impl Provenance {
     /// Reads the very policy that is enforced.
     #[must_use]
-    pub fn of(session: &Session) -> Self {
-        let policy = session.policy();
+    pub fn of(id: &SandboxId, policy: &EffectivePolicy) -> Self {
         let rule = |rule: &std::sync::Arc<crate::policy::AllowRule>| RuleView {
             host: rule.pattern.clone(),
             schemes: rule.schemes.iter().map(|scheme| scheme.as_str()).collect(),
@@ -182,7 +183,7 @@ impl Provenance {
             inherited: !secret.own_hosts,
         };
         Self {
-            hosts: AllowedHosts::of(session.id(), policy),
+            hosts: AllowedHosts::of(id, policy),
             mode: match policy.allowlist() {
                 Allowlist::Unrestricted => "unrestricted",
                 Allowlist::Only(_) => "listed",

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
 
-use crate::audit::{Audit, Event, Kind};
+use crate::audit::{Audit, Event, Kind, Observe};
 use crate::config::{AuditSink, Config};
+use crate::control::api::{self, ApiKeys};
+use crate::control::{Bound, health};
 use crate::environment::{Credentials, Places};
 use crate::introspect::Introspection;
+use crate::metrics::{Connections, Metrics};
 use crate::policies::{LoadError, Policies, Report};
 use crate::policy::OwnSockets;
 use crate::proxy::tls::ca::{CaError, CertificateAuthority};
@@ -23,6 +26,7 @@ use crate::secret::{SandboxId, SealKey, SecretName, SourceSpec};
 use crate::session::{Registry, RegistryError, Session};
 use crate::shutdown::{Drained, Tasks, Trigger};
 use crate::stores::{LiveSecret, SourceError};
+use crate::trust;
 
 /// A running Tollgate.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub struct Server {
     policies: Arc<Policies>,
     health: Arc<Health>,
     explicit: Vec<SocketAddr>,
+    api: Option<SocketAddr>,
+    metrics: Option<SocketAddr>,
     trigger: Trigger,
 }
 
@@ -44,6 +50,14 @@ pub struct Health {
 impl Server {
     /// Starts everything that the configuration names. Nothing listens before all of it is usable.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
+        Self::start_observed(config, Vec::new()).await
+    }
+
+    /// The same, with others that see every audit event.
+    pub async fn start_observed(
+        config: &Config,
+        mut observers: Vec<Arc<dyn Observe>>,
+    ) -> Result<Self, StartError> {
         let ca = Arc::new(CertificateAuthority::open_or_create(&config.ca_dir)?);
         let (trigger, tasks) = Tasks::new();
         let seal_key = seal_key_of(config, &tasks).await?;
@@ -62,10 +76,17 @@ impl Server {
         for warning in &report.warnings {
             tracing::warn!("{warning}");
         }
-        let audit = open_audit(config)?;
+        let keys = api_keys(config, &tasks).await?;
         let listening = bind_all(&config.listen.explicit).await?;
         let explicit: Vec<_> = listening.iter().map(Listening::address).collect();
-        let own = OwnSockets { listening: own_sockets(config, &explicit) };
+        let operators = Operators::bind(config).await?;
+        let own = OwnSockets { listening: operators.and(&explicit) };
+        let connections = Connections::default();
+        let metrics = Arc::new(Metrics::new(&connections));
+        if operators.metrics.is_some() {
+            observers.push(metrics.clone());
+        }
+        let audit = open_audit(config)?.observed_by(observers);
         let connector = Connector::new(
             &config.upstream.resolver,
             config.upstream.connect_to.clone(),
@@ -86,6 +107,7 @@ impl Server {
             tasks: tasks.clone(),
             denials: config.denials,
             introspection,
+            connections,
             upstreams: DashMap::new(),
         });
         for listener in listening {
@@ -93,9 +115,17 @@ impl Server {
         }
         let tidy = proxy.clone();
         drop(tasks.spawn(async move { tidy.tidy().await }));
-        let server =
-            Self { proxy, policies: Arc::new(policies), health: Arc::default(), explicit, trigger };
+        let server = Self {
+            proxy,
+            policies: Arc::new(policies),
+            health: Arc::default(),
+            explicit,
+            api: operators.api.as_ref().map(Bound::address),
+            metrics: operators.metrics.as_ref().map(Bound::address),
+            trigger,
+        };
         server.record_load(&Ok(report));
+        operators.serve(keys, &server, metrics);
         Ok(server)
     }
 
@@ -121,6 +151,18 @@ impl Server {
     #[must_use]
     pub fn explicit(&self) -> &[SocketAddr] {
         &self.explicit
+    }
+
+    /// The operator's API, as bound.
+    #[must_use]
+    pub const fn api(&self) -> Option<SocketAddr> {
+        self.api
+    }
+
+    /// The listener of metrics and health, as bound.
+    #[must_use]
+    pub const fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
     }
 
     /// Reads the policy files again. On an error the last good ones stay in force, and health says so.
@@ -192,12 +234,17 @@ pub async fn offline_session(config: &Config, id: &SandboxId) -> Result<Arc<Sess
 }
 
 fn open_audit(config: &Config) -> Result<Audit, StartError> {
-    let path = match &config.audit {
-        AuditSink::Stdout => Path::new("-"),
-        AuditSink::File(path) => path,
+    let bound = config.limits.audit_queue.get();
+    let open = |path: &Path| {
+        Audit::open(path, bound)
+            .map_err(|error| StartError::File(path.display().to_string(), error))
     };
-    Audit::open(path, config.limits.audit_queue.get())
-        .map_err(|error| StartError::File(path.display().to_string(), error))
+    match &config.audit {
+        AuditSink::Stdout => open(Path::new("-")),
+        AuditSink::File(path) => open(path),
+        AuditSink::Nowhere => Audit::to_writer(std::io::sink(), bound)
+            .map_err(|error| StartError::File("the audit".to_owned(), error)),
+    }
 }
 
 async fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<Listening>, StartError> {
@@ -209,8 +256,52 @@ async fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<Listening>, StartError
     Ok(listening)
 }
 
-fn own_sockets(config: &Config, explicit: &[SocketAddr]) -> Vec<SocketAddr> {
-    explicit.iter().copied().chain(config.listen.api).chain(config.listen.metrics).collect()
+async fn api_keys(config: &Config, tasks: &Tasks) -> Result<ApiKeys, StartError> {
+    let mut keys = Vec::with_capacity(config.api_keys.len());
+    for source in &config.api_keys {
+        keys.push(fetch("API_KEY", source, tasks).await?);
+    }
+    Ok(ApiKeys::new(&keys))
+}
+
+/// The operator's listeners.
+struct Operators {
+    api: Option<Bound>,
+    metrics: Option<Bound>,
+}
+
+impl Operators {
+    async fn bind(config: &Config) -> Result<Self, StartError> {
+        let bind = async |address: Option<SocketAddr>| match address {
+            None => Ok(None),
+            Some(address) => {
+                let bound = Bound::bind(address).await;
+                bound.map(Some).map_err(|error| StartError::Bind(address, error))
+            }
+        };
+        Ok(Self {
+            api: bind(config.listen.api).await?,
+            metrics: bind(config.listen.metrics).await?,
+        })
+    }
+
+    /// Every socket on which Tollgate listens.
+    fn and(&self, explicit: &[SocketAddr]) -> Vec<SocketAddr> {
+        let own = self.api.iter().chain(&self.metrics).map(Bound::address);
+        explicit.iter().copied().chain(own).collect()
+    }
+
+    fn serve(self, keys: ApiKeys, server: &Server, metrics: Arc<Metrics>) {
+        let Proxy { registry, tasks, .. } = &*server.proxy;
+        if let Some(bound) = self.api {
+            let router = api::router(keys, registry.clone());
+            drop(tasks.spawn(bound.serve(router, tasks.clone())));
+        }
+        if let Some(bound) = self.metrics {
+            let router = health::router(server.health.clone(), metrics);
+            drop(tasks.spawn(bound.serve(router, tasks.clone())));
+        }
+    }
 }
 
 fn introspection(
@@ -219,10 +310,9 @@ fn introspection(
     roots: &PlatformRoots,
     explicit: &[SocketAddr],
 ) -> Result<Introspection, StartError> {
-    let bundle_pem = ca.bundle(roots);
     let places = places(config, explicit);
-    std::fs::write(&places.bundle, &bundle_pem)
-        .map_err(|error| StartError::File(places.bundle.display().to_string(), error))?;
+    let bundle_pem = trust::write(&config.ca_dir, ca, roots)
+        .map_err(|(path, error)| StartError::File(path.display().to_string(), error))?;
     Ok(Introspection { ca_pem: ca.pem(), bundle_pem, places })
 }
 
@@ -240,8 +330,8 @@ pub fn places(config: &Config, explicit: &[SocketAddr]) -> Places {
     Places {
         proxy,
         ca: folder.join("ca.pem"),
-        bundle: folder.join("ca-bundle.pem"),
-        java: None,
+        bundle: folder.join(trust::BUNDLE),
+        java: Some(folder.join(trust::JAVA)),
         credentials,
     }
 }

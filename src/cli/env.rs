@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::{Failure, Terminal, serve};
 use crate::config::ConfigArgs;
-use crate::environment::Environment;
+use crate::environment::{Credentials, Environment};
 use crate::server::{self, offline_session};
 
 /// Prints what to export in a sandbox: sealed tokens, the proxy, and what to trust. Asks no server: tokens are derived.
@@ -17,6 +17,9 @@ use crate::server::{self, offline_session};
 pub(super) struct EnvArgs {
     #[command(flatten)]
     config: ConfigArgs,
+    /// Leave the credentials out of the proxy's address: for clients that cannot send them, in a sandbox that its address recognises.
+    #[arg(long)]
+    no_credentials: bool,
     /// How to print it.
     #[arg(long, value_enum, default_value_t = Format::Shell)]
     format: Format,
@@ -34,8 +37,11 @@ impl EnvArgs {
         let config = self.config.load().map_err(|errors| serve::failure(&errors))?;
         let id = config.sandbox.clone().ok_or("name the sandbox with --sandbox")?;
         let session = super::runtime()?.block_on(offline_session(&config, &id))?;
-        let environment =
-            Environment::of(&session, &server::places(&config, &config.listen.explicit));
+        let mut places = server::places(&config, &config.listen.explicit);
+        if self.no_credentials {
+            places.credentials = Credentials::Never;
+        }
+        let environment = Environment::of(&session, &places);
         terminal.print(&match self.format {
             Format::Shell => environment.shell(),
             Format::Dotenv => environment.dotenv(),

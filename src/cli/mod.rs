@@ -1,10 +1,13 @@
 //! The command line: one file per command, no logic that the library lacks.
 
+mod allowed_hosts;
 mod ca;
 mod check;
+mod demo;
 mod env;
 mod explain;
 mod preset;
+mod run;
 mod schema;
 mod serve;
 mod terminal;
@@ -41,8 +44,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// See it work: a tour with an upstream of its own, on loopback.
+    Demo(demo::Demo),
     /// Run the proxy.
     Serve(serve::ServeArgs),
+    Run(run::RunArgs),
     /// Print what to export in a sandbox.
     Env(env::EnvArgs),
     /// The certificate authority that sandboxes trust.
@@ -50,6 +56,7 @@ enum Command {
     Check(check::Check),
     Test(test::Test),
     Explain(explain::Explain),
+    AllowedHosts(allowed_hosts::AllowedHostsArgs),
     Schema(schema::Schema),
     Preset(preset::Preset),
     /// Print a shell completion script.
@@ -65,12 +72,15 @@ enum Command {
 impl Command {
     fn run(self, terminal: &mut Terminal) -> Result<ExitCode, Failure> {
         match self {
+            Self::Demo(demo) => demo.run(terminal),
             Self::Serve(serve) => serve.run(terminal),
+            Self::Run(run) => run.run(terminal),
             Self::Env(env) => env.run(terminal),
             Self::Ca(ca) => ca.run(terminal).map(|()| ExitCode::SUCCESS),
             Self::Check(check) => check.run(terminal),
             Self::Test(test) => test.run(terminal),
             Self::Explain(explain) => explain.run(terminal),
+            Self::AllowedHosts(allowed_hosts) => allowed_hosts.run(terminal),
             Self::Schema(schema) => schema.run(terminal),
             Self::Preset(preset) => preset.run(terminal),
             Self::Completions { shell } => {

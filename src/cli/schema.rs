@@ -1,4 +1,4 @@
-//! `tollgate schema`: JSON Schemas of what people write.
+//! `tollgate schema`: JSON Schemas of what people write, and of what machines read.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::check::pretty;
 use super::{Failure, Terminal};
-use crate::policy::policy_schema;
+use crate::{audit, config, policy};
 
 /// Print the JSON Schema of a file format, for editors and other checkers.
 #[derive(Debug, Args)]
@@ -24,12 +24,18 @@ pub(super) struct Schema {
 enum Of {
     /// Policy files.
     Policy,
+    /// `tollgate.yaml`, the server's configuration.
+    Config,
+    /// One line of the audit.
+    Audit,
 }
 
 impl Schema {
     pub(super) fn run(self, terminal: &mut Terminal) -> Result<ExitCode, Failure> {
         let schema = match self.of {
-            Of::Policy => policy_schema(),
+            Of::Policy => policy::policy_schema(),
+            Of::Config => config::schema(),
+            Of::Audit => audit::schema(),
         };
         terminal.print(&pretty(&schema)?)?;
         Ok(ExitCode::SUCCESS)

@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, Terminal};
 use crate::config::{Config, ConfigArgs, ConfigError};
 use crate::server::Server;
 use crate::shutdown::Drained;
+use crate::{process, reload};
 
 /// Runs the proxy, and the API if it has a key.
 #[derive(Debug, Args)]
@@ -24,6 +25,8 @@ pub(super) struct ServeArgs {
 
 impl ServeArgs {
     pub(super) fn run(self, terminal: &mut Terminal) -> Result<ExitCode, Failure> {
+        process::not_dumpable();
+        process::private_files();
         let config = self.config.load().map_err(|errors| failure(&errors))?;
         super::runtime()?.block_on(serve(&config, terminal))
     }
@@ -42,16 +45,35 @@ async fn serve(config: &Config, terminal: &mut Terminal) -> Result<ExitCode, Fai
     for address in server.explicit() {
         terminal.note(format_args!("tollgate: proxy on {address}"));
     }
-    loop {
-        tokio::select! {
-            _ = hangup.recv() => drop(server.reload()),
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-        }
+    if let Some(address) = server.api() {
+        terminal.note(format_args!("tollgate: API on {address}"));
     }
+    if let Some(address) = server.metrics() {
+        terminal.note(format_args!("tollgate: metrics and health on {address}"));
+    }
+    until_stopped(&server, &mut hangup, &mut terminate, &mut interrupt).await;
     terminal.note("tollgate: draining");
     if let Drained::Cut(tasks) = server.shut_down().await {
         terminal.note(format_args!("tollgate: {tasks} tasks were cut at the drain's deadline"));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the policy files again when they change or somebody asks for it.
+async fn until_stopped(
+    server: &Server,
+    hangup: &mut Signal,
+    terminate: &mut Signal,
+    interrupt: &mut Signal,
+) {
+    let mut following = std::pin::pin!(reload::follow(server));
+    loop {
+        tokio::select! {
+            // The server itself says what came of it.
+            _ = hangup.recv() => drop(server.reload()),
+            _ = terminate.recv() => return,
+            _ = interrupt.recv() => return,
+            () = &mut following => {}
+        }
+    }
 }

@@ -108,6 +108,8 @@ pub enum AuditSink {
     Stdout,
     /// A file, appended to.
     File(PathBuf),
+    /// Nowhere: `tollgate run` without a file, where standard output is the command's.
+    Nowhere,
 }
 
 /// Where a refused CONNECT gets its answer.

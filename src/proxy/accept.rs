@@ -71,12 +71,13 @@ impl Listening {
             activity: activity.clone(),
         });
         let wire = Wire { tcp, activity };
+        let counted = proxy.connections.accepted();
         let task = proxy.tasks.spawn(async move {
             tokio::select! {
                 () = serve_connection(client.clone(), wire) => {}
                 () = client.overdue() => tracing::debug!(peer = %client.peer, "a connection was idle for too long"),
             }
-            drop(slot);
+            drop((slot, counted));
         });
         drop(task);
     }

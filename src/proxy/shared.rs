@@ -39,6 +39,8 @@ pub struct Proxy {
     pub denials: Denials,
     /// What `tollgate.internal` tells.
     pub introspection: Introspection,
+    /// How many clients came, and how many are here.
+    pub connections: crate::metrics::Connections,
     /// The upstream side of each sandbox.
     pub upstreams: DashMap<SandboxId, Arc<Upstreams>>,
 }

@@ -11,6 +11,8 @@
 
 /// Hostile cases, by area; a test is found by the case's id.
 mod attacks;
+/// The program as a person starts it, and what a served Tollgate tells its operator.
+mod cli;
 /// What the README shows and says is so.
 mod readme;
 

@@ -3,19 +3,24 @@
 //! Apart from the logs: no filter drops it. Lines are gathered and written by one thread; when its queue is full, requests wait rather than
 //! go unrecorded. What a sandbox wrote stands in a quoted, bounded value.
 
+mod denials;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings, json_schema};
 use serde::Serialize;
 
 use crate::policy::{Denial, DenyReason, PolicyDigest};
 use crate::secret::{SandboxId, SecretName};
 
+pub use denials::{Denials, Refused};
+
 /// What an event is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A request, allowed or denied.
@@ -29,7 +34,7 @@ pub enum Kind {
 }
 
 /// Allowed or denied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The decision allowed it.
@@ -39,21 +44,26 @@ pub enum Outcome {
 }
 
 /// One line of the audit. Fields hold what the sandbox sent before substitution.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(title = "Tollgate audit event")]
 pub struct Event {
     /// When it began, RFC 3339 in UTC with microseconds.
+    #[schemars(extend("format" = "date-time"))]
     pub time: String,
     /// What the event is about.
     pub event: Kind,
     /// The sandbox, if it was recognised.
     #[serde(rename = "sandboxID", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub sandbox_id: Option<SandboxId>,
     /// Identifies the request; also in the answer's problem document.
     #[serde(rename = "requestID")]
+    #[schemars(with = "String")]
     pub request_id: RequestId,
     /// The address of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub client: Option<std::net::SocketAddr>,
     /// The canonical host, or what was sent in its place, bounded.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -74,6 +84,7 @@ pub struct Event {
     pub verdict: Outcome,
     /// Why it was denied.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "reasons")]
     pub reason: Option<DenyReason>,
     /// The sentence of the denial.
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -86,9 +97,11 @@ pub struct Event {
     pub layer: Option<String>,
     /// The policy that decided.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub policy_digest: Option<Digest>,
     /// The names of the secrets that were opened.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
     pub secrets: Vec<SecretName>,
     /// The places in which they were opened, such as `header:authorization`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -108,7 +121,7 @@ pub struct Event {
 }
 
 /// How long a request took, in microseconds.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Durations {
     /// Until the answer's head.
@@ -125,6 +138,18 @@ impl Serialize for Digest {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
     }
+}
+
+/// The JSON Schema of one audit line.
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    let generator = SchemaSettings::draft2020_12().for_serialize().into_generator();
+    generator.into_root_schema_for::<Event>().into()
+}
+
+fn reasons(_generator: &mut SchemaGenerator) -> schemars::Schema {
+    let names: Vec<_> = DenyReason::ALL.iter().map(|reason| reason.as_str()).collect();
+    json_schema!({ "type": "string", "enum": names })
 }
 
 #[expect(
@@ -251,8 +276,15 @@ impl Serialize for RequestId {
 /// Where events go. Cheap to clone; the last clone that is dropped writes what is left.
 #[derive(Clone, Debug)]
 pub struct Audit {
+    observers: Arc<[Arc<dyn Observe>]>,
     shared: Arc<Shared>,
     _writer: Arc<Writer>,
+}
+
+/// Sees every event, at the moment at which it is recorded. It runs on the request's own task: it neither waits nor does I/O.
+pub trait Observe: Send + Sync + std::fmt::Debug {
+    /// Takes what it wants of the event.
+    fn observe(&self, event: &Event);
 }
 
 #[derive(Debug)]
@@ -297,11 +329,21 @@ impl Audit {
             .name("audit".into())
             .spawn(move || write_all(&of_thread, out))?;
         let writer = Arc::new(Writer { shared: shared.clone(), thread: Mutex::new(Some(thread)) });
-        Ok(Self { shared, _writer: writer })
+        Ok(Self { observers: Arc::default(), shared, _writer: writer })
+    }
+
+    /// The same, seen by these too.
+    #[must_use]
+    pub fn observed_by(mut self, observers: Vec<Arc<dyn Observe>>) -> Self {
+        self.observers = observers.into();
+        self
     }
 
     /// The only way to record an event.
     pub fn emit(&self, event: &Event) {
+        for observer in &*self.observers {
+            observer.observe(event);
+        }
         let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let was_empty = queue.lines.is_empty();
         let before = queue.lines.len();
@@ -371,5 +413,69 @@ impl Drop for Writer {
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the audit's writer ended early");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::policy::RuleName;
+
+    /// Every field set, and every field left out that may be.
+    fn events() -> [Value; 2] {
+        let mut full = Event::new(Kind::Request);
+        full.sandbox_id = Some("sb-1".parse().unwrap());
+        full.client = Some("127.0.0.1:9".parse().unwrap());
+        full.host = "api.example.com".to_owned();
+        full.port = Some(443);
+        full.method = "GET".to_owned();
+        full.path = "/".to_owned();
+        full.protocol = "h2+tls";
+        full.deny(
+            &Denial::new(DenyReason::SecretMisdirected, "no", "no").by(RuleName::operator("*")),
+        );
+        full.secrets = vec!["KEY".parse().unwrap()];
+        full.locations = vec!["header:x-api-key".to_owned()];
+        full.scrubbed = 1;
+        [full, Event::new(Kind::Policy)].map(|event| serde_json::to_value(event).unwrap())
+    }
+
+    #[test]
+    fn the_schema_names_exactly_the_fields_that_events_have() {
+        let schema = schema();
+        let properties = schema["properties"].as_object().unwrap();
+        let required: BTreeSet<_> = schema["required"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|name| name.as_str().unwrap())
+            .collect();
+        let [full, bare] = events();
+        let names =
+            |event: &Value| event.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+        let known: BTreeSet<_> = properties.keys().cloned().collect();
+        let optional = BTreeSet::from(["policyDigest".to_owned()]);
+        assert_eq!(&known - &names(&full), optional, "{schema:#}");
+        assert_eq!(
+            names(&bare),
+            required.iter().map(|&name| name.to_owned()).collect(),
+            "{schema:#}"
+        );
+        assert!(properties.values().all(|field| field.get("description").is_some()), "{schema:#}");
+    }
+
+    #[test]
+    fn observers_see_what_is_written() {
+        let denials = Arc::new(Denials::default());
+        let audit = Audit::to_writer(io::sink(), 1024).unwrap().observed_by(vec![denials.clone()]);
+        let mut event = Event::new(Kind::Request);
+        event.deny(&Denial::new(DenyReason::HostNotAllowed, "no", "no"));
+        audit.emit(&event);
+        audit.emit(&Event::new(Kind::Request));
+        assert_eq!(denials.seen().0.len(), 1);
     }
 }

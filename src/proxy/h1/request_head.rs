@@ -1,5 +1,7 @@
 //! One request head, walked line by line as it arrives.
 
+use memchr::memchr2;
+
 use super::{
     HeadLimits,
     grammar::{Field, Framing, FramingFields, Lines, Version, is_token_byte},
@@ -152,7 +154,7 @@ fn expect(value: &[u8]) -> Result<(), HeadRefusal> {
     if value.eq_ignore_ascii_case(b"100-continue") { Ok(()) } else { Err(HeadRefusal::Expectation) }
 }
 
-/// Visible ASCII without what parsers disagree about. `{}|^` and the backtick stay: real clients send them raw.
+/// Visible ASCII without what parsers disagree about. `{}|^` stay: real clients send them raw.
 fn is_target(target: &[u8]) -> bool {
     target.iter().fold(true, |good, &byte| {
         let visible = (byte > 0x20) & (byte < 0x7f);
@@ -162,9 +164,13 @@ fn is_target(target: &[u8]) -> bool {
     })
 }
 
-/// hyper answers a target that it cannot read by itself, without an audit event; so none gets there. It reads every visible path.
+/// hyper answers a target that it cannot read by itself, without an audit event; so none gets there. Of visible bytes in a path it refuses
+/// the backtick alone, and none in a query.
 fn hyper_reads(target: &[u8]) -> bool {
-    target.starts_with(b"/") || http::Uri::try_from(target).is_ok()
+    if !target.starts_with(b"/") {
+        return http::Uri::try_from(target).is_ok();
+    }
+    memchr2(b'`', b'?', target).is_none_or(|at| target.get(at) == Some(&b'?'))
 }
 
 /// What a host, an address in brackets and a port are made of; their shape is judged where the authority is parsed.

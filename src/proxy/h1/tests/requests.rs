@@ -61,6 +61,7 @@ fn a_bad_head_is_refused_however_it_is_cut() {
         (b"CONNECT evil.test/.wild.test:443 HTTP/1.1\r\nHost: a\r\n\r\n", Bad(Malformed::Target)),
         (b"CONNECT [::1:443 HTTP/1.1\r\nHost: a\r\n\r\n", Bad(Malformed::Target)),
         (b"GET http:///x HTTP/1.1\r\nHost: a\r\n\r\n", Bad(Malformed::Target)),
+        (b"GET /`x HTTP/1.1\r\nHost: a\r\n\r\n", Bad(Malformed::Target)),
         // Fields.
         (b"GET / HTTP/1.1\r\nHost : evil.test\r\nHost: a\r\n\r\n", Bad(Malformed::FieldName)),
         (b"GET / HTTP/1.1\r\n Host: evil.test\r\nHost: a\r\n\r\n", Bad(Malformed::Folded)),
@@ -290,9 +291,13 @@ fn a_request_that_the_guard_did_not_see_is_refused() {
 
 #[test]
 fn hyper_reads_every_path_that_passes() {
-    for byte in (0x21..0x7f_u8).filter(|byte| !b"\\#\"<>".contains(byte)) {
-        for target in [[b'/', byte, b'x'], [b'/', b'?', byte]] {
-            assert!(http::Uri::try_from(&target[..]).is_ok(), "{}", target.escape_ascii());
+    for byte in 0..=0xff_u8 {
+        for target in [&[b'/', byte, b'x'][..], &[b'/', b'?', byte], &[b'/', b'?', b'`', byte]] {
+            let text = [b"GET ", target, b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+            let (mut guard, _verdicts) = RequestGuard::new(Peer::sending([&text[..]]), limits());
+            if read_all(&mut guard, 4096).0 == text {
+                assert!(http::Uri::try_from(target).is_ok(), "{}", target.escape_ascii());
+            }
         }
     }
 }

@@ -162,9 +162,10 @@ fn is_target(target: &[u8]) -> bool {
     })
 }
 
-/// hyper answers a target that it cannot read by itself, without an audit event; so none gets there. It reads every visible path.
+/// hyper answers a target that it cannot read by itself, without an audit event; so none gets there. In a path that is the backtick only.
 fn hyper_reads(target: &[u8]) -> bool {
-    target.starts_with(b"/") || http::Uri::try_from(target).is_ok()
+    let plain = target.starts_with(b"/") && memchr::memchr(b'`', target).is_none();
+    plain || http::Uri::try_from(target).is_ok()
 }
 
 /// What a host, an address in brackets and a port are made of; their shape is judged where the authority is parsed.

@@ -290,9 +290,16 @@ fn a_request_that_the_guard_did_not_see_is_refused() {
 
 #[test]
 fn hyper_reads_every_path_that_passes() {
-    for byte in (0x21..0x7f_u8).filter(|byte| !b"\\#\"<>".contains(byte)) {
+    let mut unread = Vec::new();
+    for byte in 0x21..0x7f_u8 {
         for target in [[b'/', byte, b'x'], [b'/', b'?', byte]] {
-            assert!(http::Uri::try_from(&target[..]).is_ok(), "{}", target.escape_ascii());
+            let request = [b"GET ", &target[..], b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+            let passes = verdict(&[&request]).0.is_ok();
+            let reads = http::Uri::try_from(&target[..]).is_ok();
+            if passes && !reads {
+                unread.push(target.escape_ascii().to_string());
+            }
         }
     }
+    assert_eq!(unread, [""; 0]);
 }

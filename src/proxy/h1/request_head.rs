@@ -162,9 +162,11 @@ fn is_target(target: &[u8]) -> bool {
     })
 }
 
-/// hyper answers a target that it cannot read by itself, without an audit event; so none gets there. It reads every visible path.
+/// hyper answers a target that it cannot read by itself, without an audit event; so none gets there. It reads every path
+/// of ordinary bytes.
 fn hyper_reads(target: &[u8]) -> bool {
-    target.starts_with(b"/") || http::Uri::try_from(target).is_ok()
+    let ordinary = |byte: &u8| !matches!(byte, b'`' | b'^' | b'{' | b'}' | b'|');
+    (target.starts_with(b"/") && target.iter().all(ordinary)) || http::Uri::try_from(target).is_ok()
 }
 
 /// What a host, an address in brackets and a port are made of; their shape is judged where the authority is parsed.

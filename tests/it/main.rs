@@ -21,12 +21,30 @@ mod support;
 
 /// Internal addresses stay out of reach.
 mod addresses;
+/// One event per request, in full, and nothing else.
+mod audit;
 /// A denial tells one story at every layer.
 mod denials;
+/// Stopping without breaking what runs.
+mod drain;
+/// A request with nothing to substitute leaves as it came.
+mod fidelity;
 /// Secrets that the proxy adds by itself.
 mod inject;
+/// What is told is what is enforced.
+mod introspection;
 /// Base first, fork last.
 mod layers;
+/// Every bound holds, and who reaches one is told.
+mod limits;
+/// Upstream connections are used again, and never shared between sandboxes.
+mod pool;
+/// HTTP/1, HTTP/2, streams, WebSocket, large bodies.
+mod protocols;
+/// Policies change while requests run.
+mod reload;
+/// An echoed value becomes its token again.
+mod scrubbing;
 /// Where values come from, and what happens when they do not.
 mod sources;
 /// Sealed tokens become values, where they may.

@@ -27,9 +27,11 @@ pub(crate) use dns::DnsStub;
 pub(crate) use h2_frames::Frames;
 pub(crate) use h2_frames::{block, received};
 pub(crate) use recorded::Stream;
-pub(crate) use sandbox::{Answer, Connection, Protocol, Sandbox, full, read_answer, streamed};
+pub(crate) use sandbox::{
+    Answer, Connection, Protocol, RequestBody, Sandbox, full, read_answer, streamed,
+};
 pub(crate) use tollgate::{Tollgate, fresh_value};
-pub(crate) use upstream::{Body, Builder, RequestRecord, Upstream, body, empty};
+pub(crate) use upstream::{Body, Builder, RequestRecord, Upstream, body, empty, read_request};
 pub(crate) use watch::encodings;
 
 /// How long a test waits for what must come.

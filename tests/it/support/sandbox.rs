@@ -393,7 +393,10 @@ impl Connection {
             match frame.map(Frame::into_data) {
                 Ok(Ok(data)) => body.extend_from_slice(&data),
                 Ok(Err(frame)) => trailers = frame.into_trailers().unwrap_or_default(),
-                Err(error) => cut = Some(error.to_string()),
+                Err(error) => {
+                    cut = Some(error.to_string());
+                    break;
+                }
             }
         }
         let answer = Answer {

@@ -136,7 +136,12 @@ impl Tollgate {
 
     /// The client's side of a sandbox.
     pub(crate) fn sandbox(&self, id: &str) -> Sandbox {
-        Sandbox::new(self.server(), id, &self.folder().join("authority/ca.pem"), self.seen.clone())
+        self.sandbox_of(self.server(), id)
+    }
+
+    /// The client's side of a sandbox of another server with the same files.
+    pub(crate) fn sandbox_of(&self, server: &Server, id: &str) -> Sandbox {
+        Sandbox::new(server, id, &self.folder().join("authority/ca.pem"), self.seen.clone())
     }
 
     /// Writes another policy and puts it into force.

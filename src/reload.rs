@@ -69,15 +69,19 @@ impl Watch {
     }
 }
 
-/// Watches the server's policy files and reloads at every change. Never ends; without a watch, it says so and waits.
-pub async fn follow(server: &Server) {
-    let mut watch = match Watch::begin(server.policies().paths()) {
-        Ok(watch) => watch,
-        Err(error) => {
+/// A watch from before the files are read for the first time, so that no change falls between the two. Without one, it says so.
+#[must_use]
+pub fn watch(paths: &[PathBuf]) -> Option<Watch> {
+    Watch::begin(paths)
+        .inspect_err(|error| {
             tracing::warn!(%error, "the policy files are not watched; SIGHUP reads them again");
-            return std::future::pending().await;
-        }
-    };
+        })
+        .ok()
+}
+
+/// Reloads at every change. Never ends.
+pub async fn follow(server: &Server, watch: Option<Watch>) {
+    let Some(mut watch) = watch else { return std::future::pending().await };
     loop {
         watch.changed().await;
         // The server itself says what came of it.

@@ -100,6 +100,7 @@ async fn run(
 ) -> Result<ExitCode, Failure> {
     let mut signals = process::Signals::listen()?;
     let denials = Arc::new(Denials::default());
+    let watch = reload::watch(&config.policies);
     let server = Server::start_observed(config, vec![denials.clone()]).await?;
     let sandbox = server.proxy().registry.get(id.as_str());
     let session = sandbox.and_then(|sandbox| sandbox.session().ok());
@@ -121,7 +122,7 @@ async fn run(
             terminal.note(format_args!("tollgate: {}: {error}", program.to_string_lossy()));
             not_started(&error)
         }
-        Ok(child) => exit_code(wait(child, &mut signals, &server).await?),
+        Ok(child) => exit_code(wait(child, &mut signals, &server, watch).await?),
     };
     server.shut_down().await;
     summarise(&denials, terminal);
@@ -133,8 +134,9 @@ async fn wait(
     mut child: Child,
     signals: &mut process::Signals,
     server: &Server,
+    watch: Option<reload::Watch>,
 ) -> std::io::Result<ExitStatus> {
-    let mut following = std::pin::pin!(reload::follow(server));
+    let mut following = std::pin::pin!(reload::follow(server, watch));
     loop {
         tokio::select! {
             ended = child.wait() => return ended,

@@ -41,6 +41,7 @@ async fn serve(config: &Config, terminal: &mut Terminal) -> Result<ExitCode, Fai
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let watch = reload::watch(&config.policies);
     let server = Server::start(config).await?;
     for address in server.explicit() {
         terminal.note(format_args!("tollgate: proxy on {address}"));
@@ -51,7 +52,7 @@ async fn serve(config: &Config, terminal: &mut Terminal) -> Result<ExitCode, Fai
     if let Some(address) = server.metrics() {
         terminal.note(format_args!("tollgate: metrics and health on {address}"));
     }
-    until_stopped(&server, &mut hangup, &mut terminate, &mut interrupt).await;
+    until_stopped(&server, watch, &mut hangup, &mut terminate, &mut interrupt).await;
     terminal.note("tollgate: draining");
     if let Drained::Cut(tasks) = server.shut_down().await {
         terminal.note(format_args!("tollgate: {tasks} tasks were cut at the drain's deadline"));
@@ -62,11 +63,12 @@ async fn serve(config: &Config, terminal: &mut Terminal) -> Result<ExitCode, Fai
 /// Reads the policy files again when they change or somebody asks for it.
 async fn until_stopped(
     server: &Server,
+    watch: Option<reload::Watch>,
     hangup: &mut Signal,
     terminate: &mut Signal,
     interrupt: &mut Signal,
 ) {
-    let mut following = std::pin::pin!(reload::follow(server));
+    let mut following = std::pin::pin!(reload::follow(server, watch));
     loop {
         tokio::select! {
             // The server itself says what came of it.

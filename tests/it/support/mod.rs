@@ -23,6 +23,7 @@ mod watch;
 
 pub(crate) use attack::{Attack, Outcome, cut_at_every_byte};
 pub(crate) use attack::{P0, exchange};
+pub(crate) use authority::pem_files as certificate_files;
 pub(crate) use dns::DnsStub;
 pub(crate) use h2_frames::Frames;
 pub(crate) use h2_frames::{block, received};

@@ -28,6 +28,7 @@ sandboxes: { sb-test: { secretStores: [keys] } }
 const URL: &str = "https://api.example.com/v1/items";
 
 /// A program to run, or why it is left out.
+#[expect(clippy::print_stdout, reason = "the only way to tell what a run did not look at")]
 fn client(variable: Option<&str>, program: &str) -> Option<String> {
     let required = std::env::var("TOLLGATE_TEST_CLIENTS").is_ok_and(|value| value == "1");
     let found = match variable {

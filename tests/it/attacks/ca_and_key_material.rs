@@ -169,7 +169,7 @@ async fn KEY_011_tickets_are_good_for_one_sandbox_and_one_process() {
         .filter(|name| !name.starts_with('.'))
         .collect();
     files.sort();
-    assert_eq!(files, ["ca-bundle.pem", "ca.key", "ca.pem", "seal.key"]);
+    assert_eq!(files, ["ca-bundle.pem", "ca.key", "ca.pem", "seal.key", "truststore.jks"]);
     attack.finish().await;
 }
 

@@ -236,7 +236,7 @@ impl Upstreams {
         let uri = uri.map_err(|error| broken(destination, &error))?;
         let handshake =
             HttpsConnector::from((Dialled(Some(TokioIo::new(tcp))), tls.clone())).call(uri);
-        match tokio::time::timeout(proxy.limits.handshake_timeout, handshake).await {
+        match tokio::time::timeout(proxy.limits.connect_timeout, handshake).await {
             Ok(Ok(wire)) => Ok(wire),
             Ok(Err(error)) => Err(tls_denial(destination, error.as_ref())),
             Err(_elapsed) => Err(super::connect::timed_out(destination, "the TLS handshake")),

@@ -139,6 +139,11 @@ fn forms(value: &[u8]) -> Vec<(Zeroizing<Vec<u8>>, bool)> {
         forms.push((upper.into_bytes(), true));
     }
     forms.push((form_encoded(value), true));
+    // Some encoders escape every byte.
+    let every: String =
+        value.iter().map(|byte| percent_encoding::percent_encode_byte(*byte)).collect();
+    forms.push((lower_escapes(&every).into_bytes(), true));
+    forms.push((every.into_bytes(), true));
     if let Ok(text) = std::str::from_utf8(value) {
         let json = serde_json::to_string(text).unwrap_or_default();
         let json = json.trim_start_matches('"').strip_suffix('"').unwrap_or_default().to_owned();

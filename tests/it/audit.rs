@@ -94,12 +94,18 @@ async fn what_a_sandbox_writes_cannot_start_a_line_and_is_bounded() {
 
 #[tokio::test]
 async fn a_client_that_hangs_up_is_told_all_the_same() {
-    let upstream = Upstream::https("api.example.com").await;
+    let upstream = Upstream::https("api.example.com")
+        .handler(|_request| async {
+            std::future::pending::<http::Response<crate::support::Body>>().await
+        })
+        .await;
     let tollgate = Tollgate::with(POLICY, &[&upstream]).await;
     let sandbox = tollgate.sandbox("sb-test");
     let mut io = sandbox.tls("api.example.com", Protocol::H1).await;
     io.write_all(b"GET /gone HTTP/1.1\r\nHost: api.example.com\r\n\r\n").await.unwrap();
     io.flush().await.unwrap();
+    let arrived = || (!upstream.requests().is_empty()).then_some(());
+    crate::support::eventually("the request", arrived).await;
     drop(io);
     let events = tollgate.events(2).await;
     assert!(events.iter().any(|event| event["path"] == "/gone"), "{events:#?}");

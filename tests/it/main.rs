@@ -23,6 +23,8 @@ mod support;
 mod addresses;
 /// One event per request, in full, and nothing else.
 mod audit;
+/// Clients that people use, unchanged.
+mod clients;
 /// A denial tells one story at every layer.
 mod denials;
 /// Stopping without breaking what runs.

@@ -53,8 +53,6 @@ pub(crate) struct Outcome {
     pub(crate) body: String,
     /// The other end has closed, or the stream has ended by a reset or GOAWAY.
     pub(crate) closed: bool,
-    /// The handshake with the proxy failed.
-    pub(crate) tls_failed: bool,
 }
 
 impl Attack {
@@ -144,7 +142,7 @@ impl Attack {
         match self.sandbox.tls_over(io, sni, &[alpn]).await {
             Ok(mut io) if alpn == b"h2" => exchange_h2(&mut io, bytes).await,
             Ok(mut io) => exchange(&mut io, bytes).await,
-            Err(_) => Outcome { tls_failed: true, closed: true, ..Outcome::default() },
+            Err(_) => Outcome { closed: true, ..Outcome::default() },
         }
     }
 
@@ -194,7 +192,6 @@ pub(crate) async fn exchange(io: &mut Stream, bytes: &[u8]) -> Outcome {
         reason: reason.map(str::to_owned),
         body: body.to_owned(),
         closed: closed || written.is_err(),
-        tls_failed: false,
         bytes: read,
     }
 }
@@ -210,7 +207,6 @@ async fn exchange_h2(io: &mut Stream, bytes: &[u8]) -> Outcome {
         reason: reason.map(str::to_owned),
         body: String::from_utf8_lossy(&received.body).into_owned(),
         closed: closed || written.is_err() || received.reset.is_some() || received.goaway.is_some(),
-        tls_failed: false,
         bytes: read,
     }
 }

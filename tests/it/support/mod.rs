@@ -21,8 +21,9 @@ mod tollgate;
 mod upstream;
 mod watch;
 
-pub(crate) use attack::{Attack, Outcome, cut_at_every_byte};
+pub(crate) use attack::{Attack, cut_at_every_byte};
 pub(crate) use attack::{P0, exchange};
+pub(crate) use authority::pem_files as certificate_files;
 pub(crate) use dns::DnsStub;
 pub(crate) use h2_frames::Frames;
 pub(crate) use h2_frames::{block, received};
@@ -31,8 +32,7 @@ pub(crate) use sandbox::{
     Answer, Connection, Protocol, RequestBody, Sandbox, full, read_answer, streamed,
 };
 pub(crate) use tollgate::{Tollgate, fresh_value};
-pub(crate) use upstream::{Body, Builder, RequestRecord, Upstream, body, empty, read_request};
-pub(crate) use watch::encodings;
+pub(crate) use upstream::{Body, Builder, Upstream, body, empty, read_request};
 
 /// How long a test waits for what must come.
 pub(crate) const SOON: std::time::Duration = std::time::Duration::from_secs(10);

@@ -124,11 +124,6 @@ impl Tollgate {
         self.watched.lock().unwrap().push(Watched { value: value.into(), hosts });
     }
 
-    /// Does not watch a value that is too short to be searched for.
-    pub(crate) fn unwatch(&self, value: &str) {
-        self.watched.lock().unwrap().retain(|known| known.value != value.as_bytes());
-    }
-
     /// An ERROR line with this text is what the test is about.
     pub(crate) fn expect_error(&mut self, text: &str) {
         self.expected_errors.push(text.to_owned());
@@ -172,11 +167,6 @@ impl Tollgate {
         events = self.events(events.len()).await;
         assert_eq!(events.len(), 1, "{events:#?}");
         events.remove(0)
-    }
-
-    /// What this Tollgate has logged (and other tests beside it).
-    pub(crate) fn log(&self) -> String {
-        String::from_utf8_lossy(&watch::log_since(self.log_start)).into_owned()
     }
 
     /// Bytes that reached the sandbox, for clients that are not [`Sandbox`].

@@ -28,8 +28,9 @@
 //! - [`audit`]: where it ends.
 //! - [`policy`]: what is allowed; [`policies`] puts files into force.
 //! - [`host`], [`secret`], [`session`], [`stores`]: hosts, secrets, live sandboxes, and where values come from.
-//! - [`introspect`], [`environment`]: what a sandbox is told.
-//! - [`config`], [`server`], [`shutdown`], [`telemetry`]: one running Tollgate.
+//! - [`introspect`], [`environment`], [`trust`]: what a sandbox is told, and what it is given to trust.
+//! - [`control`], [`metrics`]: what an operator is told.
+//! - [`config`], [`server`], [`reload`], [`shutdown`], [`process`], [`telemetry`]: one running Tollgate.
 //! - [`cli`]: the commands.
 
 pub mod audit;

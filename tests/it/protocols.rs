@@ -368,8 +368,7 @@ fn mebibytes(
 
 /// Tests run side by side, so the bound is loose; a body that is held whole is many times larger.
 async fn assert_constant_memory(policy: &str, builder: Builder, protocol: Protocol) {
-    // A gibibyte is slow where the ciphers and the scanner are not optimised.
-    const SIZE: usize = if cfg!(debug_assertions) { 192 } else { 1024 };
+    const SIZE: usize = 192;
     const MOST: usize = 128;
     let upstream = builder
         .streaming(|request| async move {

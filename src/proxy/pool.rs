@@ -37,6 +37,16 @@ struct Key {
     policy: PolicyDigest,
 }
 
+impl Key {
+    fn of(permit: &RequestPermit) -> Self {
+        Self {
+            scheme: permit.scheme(),
+            destination: permit.destination().clone(),
+            policy: permit.policy().digest(),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Lane {
     idle: Vec<(Http1, Instant)>,
@@ -121,11 +131,7 @@ impl Upstreams {
         proxy: &Proxy,
         permit: &RequestPermit,
     ) -> Result<Lease, Denial> {
-        let key = Key {
-            scheme: permit.scheme(),
-            destination: permit.destination().clone(),
-            policy: permit.policy().digest(),
-        };
+        let key = Key::of(permit);
         if let Some(connection) = self.known(&key, proxy).await {
             return Ok(self.lease(connection, true, key));
         }
@@ -150,11 +156,7 @@ impl Upstreams {
         proxy: &Proxy,
         permit: &RequestPermit,
     ) -> Result<Lease, Denial> {
-        let key = Key {
-            scheme: permit.scheme(),
-            destination: permit.destination().clone(),
-            policy: permit.policy().digest(),
-        };
+        let key = Key::of(permit);
         self.open(proxy, permit, key).await
     }
 

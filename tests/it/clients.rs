@@ -377,7 +377,7 @@ async fn grpc_unary_and_streaming_both_ways() {
 }
 
 #[tokio::test]
-async fn git_and_curl_answer_a_challenge_with_the_credentials_of_their_proxy_url() {
+async fn curl_answers_a_challenge_with_the_credentials_of_its_proxy_url() {
     let Some(curl) = client(None, "curl") else { return };
     let upstream = Upstream::https("api.example.com").await;
     let two = POLICY.replace("sandboxes: {", "sandboxes: { sb-other: { secretStores: [keys] },");

@@ -93,7 +93,10 @@ impl Command {
     }
 }
 
-/// The runtime of commands that talk to sockets.
+/// The runtime of commands that talk to sockets. On one processor, which is what most sidecars have, there is nobody to share work with.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+    use tokio::runtime::Builder;
+    let one = std::thread::available_parallelism().is_ok_and(|processors| processors.get() == 1);
+    let mut builder = if one { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+    builder.enable_all().build()
 }

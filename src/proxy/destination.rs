@@ -75,7 +75,7 @@ pub(super) fn of_request(via: &Via, request: &Request<Incoming>) -> Result<Targe
             let authority = absolute_http(uri)?;
             let destination = authority.destination(Scheme::Http);
             agree(
-                host_field(request)?.as_ref(),
+                host_field(request)?,
                 &destination,
                 Scheme::Http,
                 "the Host field",
@@ -92,14 +92,13 @@ pub(super) fn of_request(via: &Via, request: &Request<Incoming>) -> Result<Targe
                     "send the request to the proxy's own listener",
                 ));
             }
-            let target =
-                uri.authority().map(|authority| parse_authority(authority.as_str())).transpose()?;
+            let target = uri.authority().map(http::uri::Authority::as_str);
             let field = host_field(request)?;
             if target.is_none() && field.is_none() {
                 return Err(malformed_request("the request names no host"));
             }
-            agree(target.as_ref(), destination, *scheme, "the target", "the connection")?;
-            agree(field.as_ref(), destination, *scheme, "the Host field", "the connection")?;
+            agree(target, destination, *scheme, "the target", "the connection")?;
+            agree(field, destination, *scheme, "the Host field", "the connection")?;
             Ok(Target { destination: destination.clone(), scheme: *scheme, path })
         }
     }
@@ -178,7 +177,7 @@ pub(super) async fn first_bytes(
 }
 
 /// What the request's Host field says; more than one is malformed (RFC 9112 §3.2).
-fn host_field(request: &Request<Incoming>) -> Result<Option<Authority>, Denial> {
+fn host_field(request: &Request<Incoming>) -> Result<Option<&str>, Denial> {
     let mut fields = request.headers().get_all(http::header::HOST).iter();
     let first = fields.next();
     if fields.next().is_some() {
@@ -186,10 +185,7 @@ fn host_field(request: &Request<Incoming>) -> Result<Option<Authority>, Denial> 
     }
     first
         .map(|field| {
-            let text = field
-                .to_str()
-                .map_err(|_error| malformed_request("the Host field is not ASCII"))?;
-            parse_authority(text)
+            field.to_str().map_err(|_error| malformed_request("the Host field is not ASCII"))
         })
         .transpose()
 }
@@ -228,17 +224,20 @@ fn parse_authority(text: &str) -> Result<Authority, Denial> {
 
 /// Compares canonically, the port included; what was not said agrees.
 fn agree(
-    said: Option<&Authority>,
+    said: Option<&str>,
     destination: &Destination,
     scheme: Scheme,
     who: &str,
     with: &str,
 ) -> Result<(), Denial> {
     let Some(said) = said else { return Ok(()) };
-    if said.clone().destination(scheme) == *destination {
+    // What nearly every request says: the canonical name itself. An IPv6 literal would need its brackets.
+    let is_canonical = said == destination.host.as_str() && destination.host.ip().is_none();
+    if is_canonical && destination.port == scheme.default_port() {
         return Ok(());
     }
-    Err(mismatch(who, said.clone().destination(scheme), with, destination))
+    let said = parse_authority(said)?.destination(scheme);
+    if said == *destination { Ok(()) } else { Err(mismatch(who, said, with, destination)) }
 }
 
 fn mismatch(

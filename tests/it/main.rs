@@ -39,9 +39,11 @@ mod introspection;
 mod layers;
 /// Every bound holds, and who reaches one is told.
 mod limits;
+/// Large bodies stream in constant memory.
+mod memory;
 /// Upstream connections are used again, and never shared between sandboxes.
 mod pool;
-/// HTTP/1, HTTP/2, streams, WebSocket, large bodies.
+/// HTTP/1, HTTP/2, streams, WebSocket.
 mod protocols;
 /// Policies change while requests run.
 mod reload;

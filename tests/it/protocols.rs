@@ -1,6 +1,4 @@
-//! What is carried, and that it arrives as it was sent: h1 and h2 in any pairing, trailers, streams, WebSocket, large bodies.
-
-use std::time::Duration;
+//! What is carried, and that it arrives as it was sent: h1 and h2 in any pairing, trailers, streams, WebSocket.
 
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -13,8 +11,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::support::{
-    Body, Builder, Connection, Protocol, SOON, Stream, Tollgate, Upstream, body, full,
-    read_request, streamed,
+    Body, Builder, Connection, Protocol, SOON, Stream, Tollgate, Upstream, full, read_request,
+    streamed,
 };
 
 const POLICY: &str = r#"
@@ -349,76 +347,6 @@ async fn what_is_not_http_inside_a_tunnel_is_closed() {
     }
     assert_eq!(upstream.connections(), 0);
     tollgate.finish().await;
-}
-
-const MIB: usize = 1 << 20;
-
-/// The resident set of this process, in MiB.
-fn resident() -> usize {
-    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
-    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096 / MIB
-}
-
-fn mebibytes(
-    count: usize,
-) -> impl futures_util::Stream<Item = Frame<Bytes>> + Send + Sync + 'static {
-    let block = Bytes::from(vec![b'x'; MIB / 16]);
-    futures_util::stream::iter(0..count * 16).map(move |_| Frame::data(block.clone()))
-}
-
-/// Tests run side by side, so the bound is loose; a body that is held whole is many times larger.
-async fn assert_constant_memory(policy: &str, builder: Builder, protocol: Protocol) {
-    const SIZE: usize = 192;
-    const MOST: usize = 128;
-    let upstream = builder
-        .streaming(|request| async move {
-            if request.method() == "GET" {
-                return Response::new(chunks(mebibytes(SIZE)));
-            }
-            let (mut incoming, mut length) = (request.into_body(), 0);
-            while let Some(frame) = incoming.frame().await {
-                length += frame.unwrap().data_ref().map_or(0, Bytes::len);
-            }
-            Response::new(body(length.to_string()))
-        })
-        .await;
-    let tollgate = Tollgate::with(policy, &[&upstream]).await;
-    let mut connection =
-        tollgate.sandbox("sb-test").open("https://api.example.com/", protocol).await.unwrap();
-    let before = resident();
-    let up = Request::post("https://api.example.com/").body(streamed(mebibytes(SIZE))).unwrap();
-    let answer = tokio::time::timeout(Duration::from_secs(120), connection.begin(up))
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), (SIZE * MIB).to_string());
-    let after_upload = resident();
-    let down = Request::get("https://api.example.com/").body(full("")).unwrap();
-    let mut answer = connection.begin(down).await.unwrap();
-    let (mut length, mut peak) = (0, 0);
-    while let Some(frame) = answer.body_mut().frame().await {
-        length += frame.unwrap().data_ref().map_or(0, Bytes::len);
-        peak = peak.max(resident());
-    }
-    assert_eq!(length, SIZE * MIB);
-    assert!(
-        after_upload.saturating_sub(before) < MOST,
-        "the upload took {before} -> {after_upload} MiB"
-    );
-    assert!(peak.saturating_sub(before) < MOST, "the download took {before} -> {peak} MiB");
-    drop((answer, connection));
-    tollgate.finish().await;
-}
-
-#[tokio::test]
-async fn large_bodies_stream_in_constant_memory_over_h1() {
-    assert_constant_memory(PLAIN, Upstream::https("api.example.com").h1_only(), Protocol::H1).await;
-}
-
-#[tokio::test]
-async fn large_bodies_stream_in_constant_memory_over_h2_and_while_searched() {
-    assert_constant_memory(POLICY, Upstream::https("api.example.com").h2_only(), Protocol::H2)
-        .await;
 }
 
 #[tokio::test]

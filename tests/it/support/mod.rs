@@ -23,7 +23,7 @@ mod watch;
 
 pub(crate) use attack::{Attack, cut_at_every_byte};
 pub(crate) use attack::{P0, exchange};
-pub(crate) use authority::pem_files as certificate_files;
+pub(crate) use authority::{pem as authority_pem, pem_files as certificate_files};
 pub(crate) use dns::DnsStub;
 pub(crate) use h2_frames::Frames;
 pub(crate) use h2_frames::{block, received};

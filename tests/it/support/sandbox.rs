@@ -106,8 +106,6 @@ impl Sandbox {
     pub(super) fn new(server: &Server, id: &str, ca: &Path, seen: Copy) -> Self {
         let sandbox = server.proxy().registry.get(id).expect("a sandbox of the policy");
         let session = sandbox.session().unwrap();
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
         let token = |secret: &tollgate::session::SealedSecret| {
             (secret.bound.name.to_string(), secret.token.as_str().to_owned())
         };
@@ -119,9 +117,21 @@ impl Sandbox {
             proxy: server.explicit()[0],
             credentials: format!("{id}:{}", session.proxy_token().reveal()),
             show_credentials: !sidecar.is_ok_and(|known| known.sandbox.id().as_str() == id),
-            roots: Arc::new(roots),
+            roots: trusting(ca),
             tokens: session.secrets().iter().map(token).collect(),
             seen,
+        }
+    }
+
+    /// The only sandbox of a program in a process of its own.
+    pub(crate) fn of_program(proxy: SocketAddr, ca: &Path) -> Self {
+        Self {
+            proxy,
+            credentials: String::new(),
+            show_credentials: false,
+            roots: trusting(ca),
+            tokens: BTreeMap::new(),
+            seen: Copy::default(),
         }
     }
 
@@ -259,6 +269,12 @@ impl Sandbox {
         let encoded = base64::engine::general_purpose::STANDARD.encode(&self.credentials);
         format!("Basic {encoded}")
     }
+}
+
+fn trusting(ca: &Path) -> Arc<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
+    Arc::new(roots)
 }
 
 /// Reads until the end (`true`) or until nothing came for so long.

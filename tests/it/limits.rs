@@ -1,12 +1,17 @@
 //! Every bound holds exactly, and who reaches one is told.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Request;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
 
-use crate::support::{Protocol, SOON, Tollgate, Upstream, full, read_answer};
+use crate::support::{
+    Frames, Protocol, Received, SOON, Stream, Tollgate, Upstream, eventually, full, read_answer,
+    received,
+};
 
 const POLICY: &str = r#"
 secretStores: { keys: { egressAllowlist: [api.example.com] } }
@@ -191,22 +196,101 @@ async fn an_upstream_that_never_shakes_hands_is_504() {
     tollgate.finish().await;
 }
 
-#[tokio::test]
-async fn an_h2_client_has_so_many_streams() {
-    let upstream = Upstream::https("api.example.com")
-        .handler(|_request| async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+/// An upstream that holds every answer until it is let go.
+async fn holding() -> (Upstream, Arc<Semaphore>) {
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = gate.clone();
+    let upstream = Upstream::https("api.example.com").handler(move |_request| {
+        let gate = opened.clone();
+        async move {
+            gate.acquire().await.unwrap().forget();
             http::Response::new(crate::support::empty())
-        })
-        .await;
+        }
+    });
+    (upstream.await, gate)
+}
+
+/// So many requests have come, ever.
+async fn arrived(upstream: &Upstream, requests: usize) {
+    eventually(&format!("{requests} requests at the upstream"), || {
+        (upstream.requests().len() == requests).then_some(())
+    })
+    .await;
+}
+
+/// The streams' ends, once all have ended.
+async fn ends(io: &mut Stream, read: &mut Vec<u8>, streams: &[u32]) -> Vec<Received> {
+    let all = async {
+        loop {
+            let ends: Vec<_> = streams.iter().map(|stream| received(read, *stream)).collect();
+            if ends.iter().all(|end| end.ended) {
+                return ends;
+            }
+            assert!(io.read_buf(read).await.unwrap() > 0, "the connection ended: {ends:?}");
+        }
+    };
+    tokio::time::timeout(SOON, all).await.expect("the streams end")
+}
+
+#[tokio::test]
+async fn an_h2_client_that_opens_more_streams_than_it_may_has_those_refused() {
+    const REFUSED_STREAM: u32 = 7;
+    let (upstream, gate) = holding().await;
     let tollgate = with_limits(json!({ "streamsPerConnection": 2 }), &[&upstream]).await;
-    let sandbox = tollgate.sandbox("sb-test");
-    let mut h2 = sandbox.open("https://api.example.com/", Protocol::H2).await.unwrap();
-    // The client waits for the announced number; all come through in the end.
-    for _ in 0..6 {
-        let request = Request::get("https://api.example.com/").body(full("")).unwrap();
-        assert_eq!(h2.send(request).await.status, 200);
+    let mut io = tollgate.sandbox("sb-test").tls("api.example.com", Protocol::H2).await;
+    let get = |frames: Frames, stream: u32| frames.get(stream, "api.example.com", "/", &[]);
+    // The number is announced, and this client does not care.
+    io.write_all([1, 3, 5, 7, 9].into_iter().fold(Frames::new(), get).bytes()).await.unwrap();
+    io.flush().await.unwrap();
+    let mut read = Vec::new();
+    for end in ends(&mut io, &mut read, &[5, 7, 9]).await {
+        assert_eq!((end.status, end.reset), (None, Some(REFUSED_STREAM)), "{end:?}");
     }
+    // SETTINGS_MAX_CONCURRENT_STREAMS (RFC 9113 §6.5.2).
+    assert!(memchr::memmem::find(&read, &[0, 3, 0, 0, 0, 2]).is_some(), "{read:?}");
+    arrived(&upstream, 2).await;
+    gate.add_permits(2);
+    for end in ends(&mut io, &mut read, &[1, 3]).await {
+        assert_eq!(end.status, Some(200), "{end:?}");
+    }
+    // Both places are free again, and no more than both.
+    let preface = Frames::new().bytes().len();
+    let more = [11, 13, 15].into_iter().fold(Frames::new(), get);
+    io.write_all(&more.bytes()[preface..]).await.unwrap();
+    io.flush().await.unwrap();
+    let refused = ends(&mut io, &mut read, &[15]).await;
+    assert_eq!(refused[0].reset, Some(REFUSED_STREAM), "{refused:?}");
+    arrived(&upstream, 4).await;
+    gate.add_permits(2);
+    for end in ends(&mut io, &mut read, &[11, 13]).await {
+        assert_eq!(end.status, Some(200), "{end:?}");
+    }
+    drop(io);
+    let events = tollgate.finish().await;
+    assert_eq!(events.iter().filter(|event| event["method"] == "GET").count(), 4, "{events:#?}");
+}
+
+#[tokio::test]
+async fn an_h2_client_that_heeds_the_announced_number_waits_and_is_served() {
+    let (upstream, gate) = holding().await;
+    let tollgate = with_limits(json!({ "streamsPerConnection": 2 }), &[&upstream]).await;
+    let h2 = tollgate.sandbox("sb-test").open("https://api.example.com/", Protocol::H2).await;
+    let mut h2 = h2.unwrap();
+    // The announcement has come once an answer has.
+    gate.add_permits(1);
+    let get = || Request::get("https://api.example.com/").body(full("")).unwrap();
+    assert_eq!(h2.send(get()).await.status, 200);
+    let asking = (0..6).map(|_| {
+        let mut h2 = h2.shared();
+        async move { h2.send(get()).await.status }
+    });
+    let asking = tokio::spawn(futures_util::future::join_all(asking));
+    // Two run, and each that ends lets in one that waits.
+    for come in [3, 4, 5, 6, 7, 7] {
+        arrived(&upstream, come).await;
+        gate.add_permits(1);
+    }
+    assert_eq!(asking.await.unwrap(), [200; 6]);
     drop(h2);
     tollgate.finish().await;
 }

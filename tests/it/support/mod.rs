@@ -26,7 +26,7 @@ pub(crate) use attack::{P0, exchange};
 pub(crate) use authority::{pem as authority_pem, pem_files as certificate_files};
 pub(crate) use dns::DnsStub;
 pub(crate) use h2_frames::Frames;
-pub(crate) use h2_frames::{block, received};
+pub(crate) use h2_frames::{Received, block, received};
 pub(crate) use recorded::Stream;
 pub(crate) use sandbox::{
     Answer, Connection, Protocol, RequestBody, Sandbox, full, read_answer, streamed,

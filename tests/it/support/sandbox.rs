@@ -359,6 +359,17 @@ impl Connection {
         Self { sender, inside, credentials, seen }
     }
 
+    /// The same HTTP/2 connection, for requests that run at once.
+    pub(crate) fn shared(&self) -> Self {
+        let Sender::H2(sender) = &self.sender else { panic!("HTTP/1 has one request at a time") };
+        Self {
+            sender: Sender::H2(sender.clone()),
+            credentials: None,
+            seen: self.seen.clone(),
+            ..*self
+        }
+    }
+
     /// Sends one request and reads the answer to its end.
     pub(crate) async fn send(&mut self, request: Request<RequestBody>) -> Answer {
         let answer = tokio::time::timeout(SOON, self.begin(request))

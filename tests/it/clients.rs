@@ -347,6 +347,51 @@ async fn git_clones_and_pushes_with_a_token_in_basic() {
 }
 
 #[tokio::test]
+async fn git_answers_a_challenge_with_the_credentials_of_its_proxy_url() {
+    let (Some(git), Some(python)) = (client(None, "git"), python()) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().to_str().unwrap();
+    let value = crate::support::fresh_value("git");
+    let arguments = ["--token", &value, "--root", root];
+    let server = server(&python, "git_http.py", "git.example.com", folder.path(), &arguments).await;
+    let policy = POLICY
+        .replace("api.example.com", "git.example.com")
+        .replace("$KEY", &value)
+        .replace("sandboxes: {", "sandboxes: { sb-other: { secretStores: [keys] },");
+    let tollgate = in_front_of(&policy, "git.example.com", &server).await;
+    let sandbox = tollgate.sandbox("sb-test");
+    let url = format!("https://x-access-token:{}@git.example.com/repo.git", sandbox.token("KEY"));
+    let work = tollgate.folder().join("work");
+    let work = work.to_str().unwrap();
+    // git asks for a challenge before it shows the credentials of a proxy's URL.
+    let proxy = |credentials: &str| format!("http.proxy=http://{credentials}{}", sandbox.proxy());
+    let known = proxy(&format!("{}@", sandbox.credentials()));
+    for (proxy, told) in [(proxy(""), "407"), (proxy("sb-test:wrong@"), "407"), (known.clone(), "")]
+    {
+        let arguments = ["-c", &proxy, "clone", "--quiet", &url, work];
+        let (fine, _, err) = run(&tollgate, in_sandbox(&tollgate, &git, &arguments)).await;
+        assert_eq!(fine, told.is_empty(), "{proxy}: {err}");
+        assert!(err.contains(told), "{proxy}: {err}");
+    }
+    let commit = ["-C", work, "-c", "user.name=T", "-c", "user.email=t@example.com", "commit"];
+    for arguments in [
+        [&commit[..], &["--quiet", "--allow-empty", "--message", "second"]].concat(),
+        vec!["-C", work, "-c", &known, "push", "--quiet", "origin", "main"],
+    ] {
+        let (fine, _, err) = run(&tollgate, in_sandbox(&tollgate, &git, &arguments)).await;
+        assert!(fine, "git {arguments:?}: {err}");
+    }
+    let events = tollgate.finish().await;
+    let challenged = |event: &&Value| event["status"] == 407;
+    // One without credentials; the wrong ones are asked for first too, as the right ones are, each time.
+    assert!(events.iter().filter(challenged).count() >= 5, "{events:#?}");
+    for event in &events {
+        let expected = if event["status"] == 407 { json!("sandbox_unknown") } else { Value::Null };
+        assert_eq!(event["reason"], expected, "{event:#}");
+    }
+}
+
+#[tokio::test]
 async fn grpc_unary_and_streaming_both_ways() {
     let Some(python) = python() else { return };
     let folder = tempfile::tempdir().unwrap();

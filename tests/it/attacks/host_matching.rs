@@ -28,12 +28,13 @@ async fn malformed(setup: Setup, requests: &[Vec<u8>]) {
     let bed = Bed::with(setup).await;
     for (request, whole) in requests.iter().flat_map(|request| [(request, true), (request, false)])
     {
-        let mut talk = bed.dial().await;
-        if whole {
-            talk.send(request).await;
+        let mut talk = if whole {
+            bed.explicit_talk(request).await
         } else {
+            let mut talk = bed.dial().await;
             talk.send_in_bytes(request).await;
-        }
+            talk
+        };
         let Some(answer) = talk.answer().await else {
             unreachable!("no answer to {}", request.escape_ascii())
         };
@@ -160,8 +161,9 @@ async fn HOST_013_a_wildcard_has_any_depth_everywhere() {
 #[tokio::test]
 async fn HOST_015_socks_is_closed() {
     let bed = Bed::p0().await;
-    let mut talk = bed.dial().await;
-    talk.send(b"\x05\x01\x00\x05\x01\x00\x03\x14evil.test\0.wild.test\x01\xbb\r\n\r\n").await;
+    let mut talk = bed
+        .explicit_talk(b"\x05\x01\x00\x05\x01\x00\x03\x14evil.test\0.wild.test\x01\xbb\r\n\r\n")
+        .await;
     let rest = talk.rest().await;
     assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 400"), "{}", rest.escape_ascii());
     bed.nothing_left();

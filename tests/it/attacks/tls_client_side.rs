@@ -175,7 +175,10 @@ async fn TLS_018_plain_text_where_tls_is_due() {
 async fn TLS_021_a_flood_of_key_updates() {
     use tokio::io::AsyncWriteExt as _;
     let bed = Bed::p0().await;
-    let mut talk = bed.tls("api.allowed.test:443", API, &["http/1.1"]).await.unwrap();
+    // Once the proxy itself has answered, the handshake is over on its side too: a flood within it would be one more refusal.
+    let asked = "OPTIONS / HTTP/1.1\r\nHost: api.allowed.test\r\nMax-Forwards: 0\r\n\r\n";
+    let mut talk = bed.inside(API, asked).await;
+    assert_eq!(talk.answer().await.unwrap().status, 200);
     for _ in 0..1000 {
         talk.io.get_mut().1.refresh_traffic_keys().unwrap();
     }
@@ -188,7 +191,7 @@ async fn TLS_021_a_flood_of_key_updates() {
     assert!(sent.is_err() || talk.rest().await.is_empty());
     bed.nothing_left();
     drop(talk);
-    drop(bed.ended(1).await);
+    drop(bed.ended(2).await);
 }
 
 /// A leaf is good for a day; back-dated by a day, not an hour, for guests whose clocks lag.

@@ -45,8 +45,7 @@ pub(super) async fn start(policy: &str, upstream: Upstream, config: Value) -> At
         .config(config)
         .start()
         .await;
-    let sandbox = tollgate.sandbox("sb-a");
-    Attack { tollgate, sandbox, api, b, open, echo, wild }
+    Attack::of(tollgate, [api, b, open, echo, wild])
 }
 
 fn take(given: &mut Option<Upstream>, name: &str) -> Option<Upstream> {

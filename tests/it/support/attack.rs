@@ -1,16 +1,20 @@
 //! The fixture of the hostile cases: policy P0, its upstreams, and ways to send what no library would.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
+use tokio::time::Instant;
 
+use super::cut::{self, End, Piece};
 use super::expand::expand;
 use super::h2_frames::{self, Frames};
-use super::sandbox::{read_all, read_answer};
+use super::sandbox::read_all;
 use super::{Sandbox, Stream, Tollgate, Upstream};
 
-/// Policy P0; `sb-a` is the attacker, `sb-b` an innocent neighbour with the same rights.
+/// Policy P0; `sb-a` is the attacker, `sb-b` and `sb-c` are innocent neighbours with the same rights. An attacker's listener is a sidecar's, so
+/// that a neighbour is only told apart there by its address: `sb-c` has one.
 pub(crate) const P0: &str = r#"
 secretStores:
   p0:
@@ -22,6 +26,7 @@ secretStores:
 sandboxes:
   sb-a: { secretStores: [p0] }
   sb-b: { secretStores: [p0] }
+  sb-c: { secretStores: [p0], sources: [127.0.0.2] }
 "#;
 
 /// Names below `*.wild.test` that lead somewhere; every other one has no address.
@@ -38,6 +43,19 @@ pub(crate) struct Attack {
     pub(crate) open: Upstream,
     pub(crate) echo: Upstream,
     pub(crate) wild: Upstream,
+    /// Raw bytes that were refused.
+    refused: Mutex<Vec<(WayIn, Vec<u8>)>>,
+}
+
+/// Where raw bytes go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum WayIn {
+    /// To the explicit listener.
+    Explicit,
+    /// Inside TLS inside a tunnel to this target.
+    Tunnel(String),
+    /// Inside a tunnel to this target.
+    TunnelRaw(String),
 }
 
 /// What came of an attempt.
@@ -76,8 +94,13 @@ impl Attack {
             .config(config)
             .start()
             .await;
+        Self::of(tollgate, [api, b, open, echo, wild])
+    }
+
+    /// What runs already: the upstreams of `api`, `b`, `open`, `echo` and the wild names.
+    pub(crate) fn of(tollgate: Tollgate, [api, b, open, echo, wild]: [Upstream; 5]) -> Self {
         let sandbox = tollgate.sandbox("sb-a");
-        Self { tollgate, sandbox, api, b, open, echo, wild }
+        Self { tollgate, sandbox, api, b, open, echo, wild, refused: Mutex::default() }
     }
 
     /// Connections that any upstream accepted.
@@ -111,13 +134,18 @@ impl Attack {
     /// EXPL: bytes to the explicit proxy port.
     pub(crate) async fn explicit(&self, text: &str) -> Outcome {
         let mut io = self.sandbox.dial().await;
-        exchange(&mut io, &self.expand(text)).await
+        let bytes = self.expand(text);
+        let outcome = exchange(&mut io, &bytes).await;
+        self.note(WayIn::Explicit, bytes, &outcome);
+        outcome
     }
 
     /// TUN: bytes inside TLS inside a tunnel; SNI is the target's host.
     pub(crate) async fn tunnel(&self, target: &str, text: &str) -> Outcome {
-        let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
-        self.tunnel_as(target, host, b"http/1.1", &self.expand(text)).await
+        let bytes = self.expand(text);
+        let outcome = self.tunnel_as(target, host_of(target), b"http/1.1", &bytes).await;
+        self.note(WayIn::Tunnel(target.to_owned()), bytes, &outcome);
+        outcome
     }
 
     /// TUN with SNI and ALPN of one's own.
@@ -149,7 +177,10 @@ impl Attack {
     /// TUN-RAW: bytes behind an accepted CONNECT, without TLS.
     pub(crate) async fn tunnel_raw(&self, target: &str, text: &str) -> Outcome {
         let mut io = self.sandbox.connect(target).await.expect("an accepted CONNECT");
-        exchange(&mut io, &self.expand(text)).await
+        let bytes = self.expand(text);
+        let outcome = exchange(&mut io, &bytes).await;
+        self.note(WayIn::TunnelRaw(target.to_owned()), bytes, &outcome);
+        outcome
     }
 
     /// H2: frames inside TLS; the outcome is that of stream 1.
@@ -157,24 +188,74 @@ impl Attack {
         self.tunnel_as(&format!("{host}:443"), host, b"h2", frames.bytes()).await
     }
 
-    /// Stops, and checks what must hold after every case. Returns the audit's events.
+    /// Stops, and checks what must hold after every case. Returns the audit's events of the case.
     pub(crate) async fn finish(self) -> Vec<Value> {
-        // I6: the neighbour is served as if nothing had happened.
-        let neighbour = self.tollgate.sandbox("sb-b").showing_credentials(true);
-        if self.tollgate.server().proxy().registry.get("sb-b").is_some() {
-            let io = neighbour.dial().await;
-            assert!(proves_alive(io).await, "the proxy answers no more");
-        }
+        self.cut_everywhere().await;
+        self.neighbour_is_served().await;
         let mut events = self.tollgate.finish().await;
-        // The check of life is the last event.
-        events.retain(|event| event["host"] != "alive.test");
+        events.retain(cut::is_of_the_case);
         events
+    }
+
+    /// I6: a neighbour is served as if nothing had happened, with a secret of its own and nothing of anybody else's.
+    async fn neighbour_is_served(&self) {
+        const AT_ONCE: Duration = Duration::from_secs(5);
+        let neighbour = self.tollgate.sandbox("sb-c").dialling_from(cut::NEIGHBOUR);
+        let token = neighbour.token("KEY_B");
+        let began = Instant::now();
+        let url = "https://b.allowed.test/neighbour";
+        let answer = neighbour.get_with(url, "authorization", token).await;
+        assert_eq!(answer.status, 200, "the neighbour is not served: {answer:?}");
+        assert!(began.elapsed() < AT_ONCE, "the neighbour waits for {:?}", began.elapsed());
+        assert!(!answer.text().contains(self.sandbox.token("KEY_B")), "{answer:?}");
+        let requests = self.b.requests();
+        let own = requests.iter().filter(|request| request.target == "/neighbour");
+        let own: Vec<_> = own.map(|request| request.header("authorization")).collect();
+        assert_eq!(own, [Some(self.tollgate.value("KEY_B"))]);
+    }
+
+    /// I7, for all that was refused; see [`cut::everywhere`].
+    async fn cut_everywhere(&self) {
+        let again = self.sandbox.clone().dialling_from(cut::SOURCE);
+        let refused = std::mem::take(&mut *self.refused.lock().unwrap());
+        for (way, bytes) in &refused {
+            let what = bytes.escape_ascii().to_string();
+            let send = async |piece: Piece| {
+                let Some(mut io) = way.open(&again).await else {
+                    return End { status: None, closed: true };
+                };
+                cut::send(&mut io, bytes, piece).await.1
+            };
+            cut::everywhere(&what, bytes.len(), || self.upstream_requests(), send).await;
+        }
+    }
+
+    /// Keeps what was refused, to be tried again in pieces.
+    fn note(&self, way: WayIn, bytes: Vec<u8>, outcome: &Outcome) {
+        let mut refused = self.refused.lock().unwrap();
+        if outcome.status.is_some_and(cut::refuses)
+            && !refused.contains(&(way.clone(), bytes.clone()))
+        {
+            refused.push((way, bytes));
+        }
     }
 }
 
-async fn proves_alive(mut io: Stream) -> bool {
-    let head = b"CONNECT alive.test:443 HTTP/1.1\r\nHost: alive.test:443\r\n\r\n";
-    io.write_all(head).await.is_ok() && read_answer(&mut io).await.status == 403
+impl WayIn {
+    async fn open(&self, sandbox: &Sandbox) -> Option<Stream> {
+        match self {
+            Self::Explicit => Some(sandbox.dial().await),
+            Self::TunnelRaw(target) => sandbox.connect(target).await.ok(),
+            Self::Tunnel(target) => {
+                let io = sandbox.connect(target).await.ok()?;
+                sandbox.tls_over(io, host_of(target), &[b"http/1.1"]).await.ok()
+            }
+        }
+    }
+}
+
+fn host_of(target: &str) -> &str {
+    target.rsplit_once(':').map_or(target, |(host, _)| host)
 }
 
 /// How long nothing must come before an answer is taken to be over.
@@ -209,18 +290,4 @@ async fn exchange_h2(io: &mut Stream, bytes: &[u8]) -> Outcome {
         closed: closed || written.is_err() || received.reset.is_some() || received.goaway.is_some(),
         bytes: read,
     }
-}
-
-/// I7: the status is the same when the bytes come in two pieces, cut anywhere (at most at 64 places, evenly spread).
-pub(crate) async fn cut_at_every_byte(attack: &Attack, bytes: &[u8], expected: Option<u16>) {
-    let step = bytes.len().div_ceil(64).max(1);
-    let cuts = (1..bytes.len()).step_by(step).map(|cut| async move {
-        let mut io = attack.sandbox.dial().await;
-        io.write_all(&bytes[..cut]).await.unwrap();
-        io.flush().await.unwrap();
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        let outcome = exchange(&mut io, &bytes[cut..]).await;
-        assert_eq!(outcome.status, expected, "cut at {cut}: {outcome:?}");
-    });
-    futures_util::future::join_all(cuts).await;
 }

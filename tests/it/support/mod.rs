@@ -12,6 +12,7 @@
 
 mod attack;
 mod authority;
+pub(crate) mod cut;
 mod dns;
 mod expand;
 mod h2_frames;
@@ -21,8 +22,7 @@ mod tollgate;
 mod upstream;
 mod watch;
 
-pub(crate) use attack::{Attack, cut_at_every_byte};
-pub(crate) use attack::{P0, exchange};
+pub(crate) use attack::{Attack, P0, exchange};
 pub(crate) use authority::{pem as authority_pem, pem_files as certificate_files};
 pub(crate) use dns::DnsStub;
 pub(crate) use h2_frames::Frames;

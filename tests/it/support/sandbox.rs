@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +18,14 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
 use tollgate::server::Server;
 
 use super::SOON;
 use super::recorded::{Copy, Recorded, Stream};
+
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// The body of a request.
 pub(crate) type RequestBody = BoxBody<Bytes, std::io::Error>;
@@ -61,6 +63,7 @@ impl Protocol {
 #[derive(Clone)]
 pub(crate) struct Sandbox {
     proxy: SocketAddr,
+    source: IpAddr,
     credentials: String,
     show_credentials: bool,
     roots: Arc<RootCertStore>,
@@ -109,12 +112,13 @@ impl Sandbox {
         let token = |secret: &tollgate::session::SealedSecret| {
             (secret.bound.name.to_string(), secret.token.as_str().to_owned())
         };
-        let sidecar = server.proxy().registry.recognise(tollgate::session::Caller {
-            source: std::net::Ipv4Addr::LOCALHOST.into(),
-            credentials: None,
-        });
+        let sidecar = server
+            .proxy()
+            .registry
+            .recognise(tollgate::session::Caller { source: LOCALHOST, credentials: None });
         Self {
             proxy: server.explicit()[0],
+            source: LOCALHOST,
             credentials: format!("{id}:{}", session.proxy_token().reveal()),
             show_credentials: !sidecar.is_ok_and(|known| known.sandbox.id().as_str() == id),
             roots: trusting(ca),
@@ -127,6 +131,7 @@ impl Sandbox {
     pub(crate) fn of_program(proxy: SocketAddr, ca: &Path) -> Self {
         Self {
             proxy,
+            source: LOCALHOST,
             credentials: String::new(),
             show_credentials: false,
             roots: trusting(ca),
@@ -154,6 +159,11 @@ impl Sandbox {
     pub(crate) fn showing_credentials(mut self, show: bool) -> Self {
         self.show_credentials = show;
         self
+    }
+
+    /// Is recognised by this address, and shows no credentials.
+    pub(crate) fn dialling_from(self, source: IpAddr) -> Self {
+        Self { source, show_credentials: false, ..self }
     }
 
     /// Trusts this as well, for what is not intercepted.
@@ -209,7 +219,9 @@ impl Sandbox {
 
     /// TCP to the proxy.
     pub(crate) async fn dial(&self) -> Stream {
-        let tcp = TcpStream::connect(self.proxy).await.unwrap();
+        let tcp = TcpSocket::new_v4().unwrap();
+        tcp.bind((self.source, 0).into()).unwrap();
+        let tcp = tcp.connect(self.proxy).await.unwrap();
         tcp.set_nodelay(true).unwrap();
         Recorded::new(tcp, self.seen.clone()).boxed()
     }

@@ -1,6 +1,7 @@
 //! The sandbox's side: raw bytes to the proxy, tunnels with any server name, and HTTP/2 frames made by hand.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,11 +9,12 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::Bed;
+use super::checks::WayIn;
 
 /// Long enough for anything that happens at all.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -99,6 +101,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<S> {
     }
 }
 
+impl Talk<TcpStream> {
+    /// After a CONNECT, which is answered with 200.
+    pub(super) async fn opening(mut self, target: &str, fields: &str) -> Self {
+        let head = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{fields}\r\n");
+        self.send(head.as_bytes()).await;
+        let answer = self.answer().await.unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        self
+    }
+}
+
 /// An answer with a declared length, or without a body.
 fn parse(bytes: &[u8]) -> Option<(Answer, usize)> {
     let head = memchr::memmem::find(bytes, b"\r\n\r\n")? + 4;
@@ -115,8 +128,14 @@ fn parse(bytes: &[u8]) -> Option<(Answer, usize)> {
 impl Bed {
     /// A connection to the explicit listener.
     pub(crate) async fn dial(&self) -> Talk<TcpStream> {
-        let address = self.server.explicit()[0];
-        let io = TcpStream::connect(address).await.unwrap();
+        self.dial_from(Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    /// The same from this address.
+    pub(super) async fn dial_from(&self, source: IpAddr) -> Talk<TcpStream> {
+        let io = TcpSocket::new_v4().unwrap();
+        io.bind((source, 0).into()).unwrap();
+        let io = io.connect(self.server.explicit()[0]).await.unwrap();
         self.talk(io)
     }
 
@@ -126,9 +145,16 @@ impl Bed {
 
     /// `EXPL:` the first answer to raw bytes on the explicit listener.
     pub(crate) async fn explicit(&self, bytes: impl AsRef<[u8]>) -> Answer {
+        self.explicit_talk(bytes).await.answer().await.unwrap()
+    }
+
+    /// The connection after raw bytes on the explicit listener.
+    pub(crate) async fn explicit_talk(&self, bytes: impl AsRef<[u8]>) -> Talk<TcpStream> {
+        let bytes = self.expand(bytes.as_ref());
         let mut talk = self.dial().await;
-        talk.send(&self.expand(bytes.as_ref())).await;
-        talk.answer().await.unwrap()
+        talk.send(&bytes).await;
+        self.checks.tried(WayIn::Explicit, bytes);
+        talk
     }
 
     /// An answered CONNECT.
@@ -138,12 +164,7 @@ impl Bed {
 
     /// The same with more fields.
     pub(crate) async fn open_with(&self, target: &str, fields: &str) -> Talk<TcpStream> {
-        let mut talk = self.dial().await;
-        let head = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{fields}\r\n");
-        talk.send(head.as_bytes()).await;
-        let answer = talk.answer().await.unwrap();
-        assert_eq!(answer.status, 200, "{answer:?}");
-        talk
+        self.dial().await.opening(target, fields).await
     }
 
     /// TLS inside a tunnel, under this server name.
@@ -200,7 +221,9 @@ impl Bed {
         bytes: impl AsRef<[u8]>,
     ) -> Talk<TlsStream<TcpStream>> {
         let mut talk = self.tls(&format!("{host}:443"), host, &["http/1.1"]).await.unwrap();
-        talk.send(&self.expand(bytes.as_ref())).await;
+        let bytes = self.expand(bytes.as_ref());
+        talk.send(&bytes).await;
+        self.checks.tried(WayIn::Tunnel(host.to_owned()), bytes);
         talk
     }
 

@@ -1,7 +1,7 @@
 //! One Tollgate in this process under the policy P0, an upstream that notes every byte, and what must hold after every case.
 //!
-//! [`Bed::ended`] checks that no value got out (to an upstream that it is not granted to, to the sandbox, to the audit), and that there is
-//! exactly one audit event per decision.
+//! [`Bed::ended`] checks that no value got out (to an upstream that it is not granted to, to the sandbox, to the audit), that there is exactly
+//! one audit event per decision, and what [`checks`] does.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -10,6 +10,7 @@
     reason = "a test's support fails the test, dials as a sandbox and spawns as an upstream"
 )]
 
+mod checks;
 mod client;
 pub(super) mod hello;
 mod upstream;
@@ -76,6 +77,7 @@ pub(super) struct Bed {
     folder: TempDir,
     /// Everything that the sandbox was sent.
     received: Arc<Mutex<Vec<u8>>>,
+    checks: checks::Checks,
 }
 
 impl Bed {
@@ -87,15 +89,18 @@ impl Bed {
         let folder = tempfile::tempdir().unwrap();
         let upstream = Upstream::start().await;
         std::fs::write(folder.path().join("policy.yaml"), policy(&setup)).unwrap();
-        std::fs::write(folder.path().join("roots.pem"), upstream.authority.pem()).unwrap();
+        let checks = checks::Checks::start().await;
+        let roots = [upstream.authority.pem(), checks.upstream.authority.pem()].concat();
+        std::fs::write(folder.path().join("roots.pem"), roots).unwrap();
         let file = folder.path().join("tollgate.yaml");
-        std::fs::write(&file, configuration(&setup, &upstream)).unwrap();
+        let text = configuration(&setup, &upstream) + &checks.configuration();
+        std::fs::write(&file, text).unwrap();
         let sandbox = (!setup.two).then(|| "sb-one".to_owned());
         let overrides = Overrides { sandbox, ..Overrides::default() };
         let config = Config::load(Some(&file), &overrides)
             .unwrap_or_else(|errors| unreachable!("{errors:?}"));
         let server = Server::start(&config).await.unwrap();
-        Self { server, upstream, folder, received: Arc::default() }
+        Self { server, upstream, folder, received: Arc::default(), checks }
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -148,11 +153,14 @@ impl Bed {
     /// What must hold after every case; gives the audit events, one for each decision.
     pub(super) async fn ended(self, decisions: usize) -> Vec<Value> {
         drop(self.events(decisions).await);
-        let Self { server, upstream, folder, received } = self;
+        self.cut_everywhere().await;
+        self.neighbour_is_served().await;
+        let Self { server, upstream, folder, received, .. } = self;
         assert_eq!(server.shut_down().await, Drained::All, "a task stays");
         // The audit gathers for 20 ms; what came too much would be there then.
         tokio::time::sleep(Duration::from_millis(60)).await;
-        let events = decisions_in(folder.path());
+        let mut events = decisions_in(folder.path());
+        events.retain(crate::support::cut::is_of_the_case);
         assert_eq!(events.len(), decisions, "one event per decision: {events:#?}");
         no_value_in(&std::fs::read(folder.path().join("audit.jsonl")).unwrap(), "the audit");
         no_value_in(&received.lock().unwrap(), "what the sandbox was sent");
@@ -212,7 +220,9 @@ fn policy(setup: &Setup) -> String {
         }
     }
     text += &format!("  bare:\n    egressAllowlist: [{allow}]\n");
+    text += checks::STORE;
     text += "sandboxes:\n  sb-one: { secretStores: [p0] }\n";
+    text += checks::SANDBOX;
     if setup.two {
         text += "  sb-two: { secretStores: [bare] }\n";
     }

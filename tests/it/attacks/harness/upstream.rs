@@ -21,6 +21,8 @@ pub(crate) struct Connection {
     pub(crate) resumed: bool,
     /// Application bytes.
     pub(crate) bytes: Vec<u8>,
+    /// Whole requests, each of which was answered.
+    pub(crate) answered: usize,
     /// The peer has gone.
     pub(crate) ended: bool,
 }
@@ -143,6 +145,11 @@ impl Upstream {
         unreachable!("connections stay open: {:?}", self.connections());
     }
 
+    /// Whole requests on all connections.
+    pub(crate) fn answered(&self) -> usize {
+        self.seen.lock().unwrap().iter().map(|one| one.answered).sum()
+    }
+
     /// All application bytes of all connections, as text.
     pub(crate) fn heard(&self) -> String {
         let bytes: Vec<u8> = self.connections().into_iter().flat_map(|one| one.bytes).collect();
@@ -219,6 +226,7 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(mut io: S, note: &Note, conduct
     loop {
         while let Some(length) = whole(&waiting) {
             drop(waiting.drain(..length));
+            note.edit(|seen| seen.answered += 1);
             let answer = conduct.lock().unwrap().answer.clone();
             let answer = answer
                 .unwrap_or_else(|| b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec());

@@ -1,0 +1,151 @@
+//! What answers are searched for: every real value in the forms in which a server may send it back.
+
+mod forms;
+mod skim;
+
+use std::sync::Arc;
+
+use aho_corasick::{AhoCorasick, Input, Match, MatchKind};
+use http::HeaderMap;
+use http::header::HeaderValue;
+use zeroize::Zeroizing;
+
+use super::{SealedToken, SecretValue};
+use forms::forms;
+use skim::Skim;
+
+/// All values of a sandbox in all their forms, and what takes the place of each.
+pub struct Needles {
+    /// Finds out where a needle is at all.
+    skim: Skim,
+    /// Decides there which of the needles that overlap is meant: the leftmost, and the longest of those.
+    automaton: Option<AhoCorasick>,
+    /// By pattern: the token that replaces it; none for encodings in which a token would not decode.
+    tokens: Vec<Option<SealedToken>>,
+    longest: usize,
+    /// Whether any needle holds a space or a control byte, so that no byte ends a run safely.
+    spaced: bool,
+}
+
+/// How a match is hidden.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hide {
+    /// By the sealed token, or a mask where a token would not decode.
+    Replace,
+    /// By a mask of equal length, so that stated lengths stay true.
+    Mask,
+}
+
+/// What stands where a value stood in an encoding, or where lengths must not change.
+const MASK: u8 = b'*';
+
+/// The skim reads every needle that a value gives.
+const _: () = assert!(SecretValue::SEARCHED_FROM >= skim::SHORTEST);
+
+impl Needles {
+    /// Builds the tables; milliseconds, so not once per request. Values under [`SecretValue::SEARCHED_FROM`] bytes are left out.
+    #[must_use]
+    pub fn new(values: &[(SealedToken, Arc<SecretValue>)]) -> Self {
+        let mut patterns: Vec<Zeroizing<Vec<u8>>> = Vec::new();
+        let mut tokens = Vec::new();
+        for (token, value) in
+            values.iter().filter(|(_, value)| value.len() >= SecretValue::SEARCHED_FROM)
+        {
+            let first = patterns.len();
+            for (pattern, plain) in forms(value.expose()) {
+                if !patterns.iter().skip(first).any(|known| *known == pattern) {
+                    patterns.push(pattern);
+                    tokens.push(plain.then(|| token.clone()));
+                }
+            }
+        }
+        let longest = patterns.iter().map(|pattern| pattern.len()).max().unwrap_or(0);
+        let spaced = patterns.iter().any(|pattern| pattern.iter().any(|&b| b <= b' '));
+        let automaton = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .prefilter(false)
+            .build(patterns.iter().map(|pattern| pattern.as_slice()));
+        let automaton = match automaton {
+            Ok(automaton) if longest > 0 => Some(automaton),
+            _ => None,
+        };
+        Self { skim: Skim::new(patterns), automaton, tokens, longest, spaced }
+    }
+
+    /// The longest needle in bytes; 0 if there is nothing to search for.
+    #[must_use]
+    pub const fn longest(&self) -> usize {
+        self.longest
+    }
+
+    /// How much of the end of `text` may be the start of a needle, judged by its length and its last space or control byte alone: what is held
+    /// back never tells how much of a guess is right.
+    #[must_use]
+    pub fn undecided(&self, text: &[u8]) -> usize {
+        let most = self.longest.saturating_sub(1).min(text.len());
+        if self.spaced {
+            return most;
+        }
+        let tail = text.get(text.len() - most..).unwrap_or_default();
+        tail.iter().rposition(|&b| b <= b' ').map_or(most, |at| tail.len() - at - 1)
+    }
+
+    /// Appends `text` to `out` with every match hidden, up to the first match that begins at or after `settled`; returns how much of `text`
+    /// was consumed (at least `settled`, more if a match crosses it) and how many matches were hidden.
+    pub fn hide(&self, text: &[u8], settled: usize, hide: Hide, out: &mut Vec<u8>) -> (usize, u64) {
+        let mut copied = 0;
+        let mut hits = 0;
+        while let Some(found) = self.find(text, copied).filter(|found| found.start() < settled) {
+            out.extend_from_slice(text.get(copied..found.start()).unwrap_or_default());
+            match self.tokens.get(found.pattern().as_usize()) {
+                Some(Some(token)) if hide == Hide::Replace => {
+                    out.extend_from_slice(token.as_str().as_bytes())
+                }
+                _ => out.resize(out.len() + found.len(), MASK),
+            }
+            copied = found.end();
+            hits += 1;
+        }
+        let end = settled.max(copied);
+        out.extend_from_slice(text.get(copied..end).unwrap_or_default());
+        (end, hits)
+    }
+
+    /// Whether a whole text holds any value.
+    #[must_use]
+    pub fn is_in(&self, text: &[u8]) -> bool {
+        self.skim.next(text, 0).is_some()
+    }
+
+    /// Hides values in header fields; returns how many.
+    pub fn scrub_headers(&self, headers: &mut HeaderMap) -> u64 {
+        let mut hits = 0;
+        for field in headers.values_mut().filter(|field| self.is_in(field.as_bytes())) {
+            let mut clean = Vec::with_capacity(field.len());
+            let (_, found) = self.hide(field.as_bytes(), field.len(), Hide::Replace, &mut clean);
+            hits += found;
+            *field = HeaderValue::from_bytes(&clean)
+                .unwrap_or_else(|_error| HeaderValue::from_static(""));
+        }
+        hits
+    }
+
+    /// The leftmost needle at or after `from`, and of those that begin there the longest.
+    ///
+    /// A needle that begins before the one that the skim met still reaches beyond it, so no look back is longer than the longest needle, and
+    /// all the automaton's looks together are no longer than the text.
+    fn find(&self, text: &[u8], from: usize) -> Option<Match> {
+        let met = self.skim.next(text, from)?;
+        let start = from.max((met + 1).saturating_sub(self.longest));
+        self.automaton.as_ref()?.find(Input::new(text).span(start..text.len()))
+    }
+}
+
+impl std::fmt::Debug for Needles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Needles").field("patterns", &self.tokens.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

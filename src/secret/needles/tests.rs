@@ -1,0 +1,168 @@
+//! Every form is found, and what is found is what a search of no cleverness finds.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+use proptest::prelude::*;
+
+use super::*;
+use crate::secret::SealKey;
+
+fn needles(value: &str) -> (Needles, String) {
+    let token = token("KEY");
+    (Needles::new(&[(token.clone(), secret(value))]), token.as_str().to_owned())
+}
+
+fn token(name: &str) -> SealedToken {
+    SealKey::new(&[1; 32]).seal(&"sb".parse().unwrap(), 0, &name.parse().unwrap())
+}
+
+fn secret(value: &str) -> Arc<SecretValue> {
+    Arc::new(SecretValue::new(value.as_bytes().to_vec()).unwrap())
+}
+
+fn lowered(escaped: &str) -> String {
+    let lower = |part: &str| {
+        let (digits, rest) = part.split_at(2);
+        format!("%{}{rest}", digits.to_ascii_lowercase())
+    };
+    let (first, parts) = escaped.split_once('%').unwrap();
+    first.to_owned() + &parts.split('%').map(lower).collect::<String>()
+}
+
+fn hidden(needles: &Needles, text: &str, hide: Hide) -> String {
+    let mut out = Vec::new();
+    needles.hide(text.as_bytes(), text.len(), hide, &mut out);
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn a_value_is_hidden_in_every_form() {
+    let value = "s3cr3t/\"Value+with&odd<chars>='x";
+    let (needles, token) = needles(value);
+    assert_eq!(hidden(&needles, &format!("a {value} b"), Hide::Replace), format!("a {token} b"));
+    assert_eq!(
+        hidden(&needles, &format!("a {value} b"), Hide::Mask),
+        format!("a {} b", "*".repeat(value.len()))
+    );
+    let mut echoes = vec![
+        percent_encode(value.as_bytes(), NON_ALPHANUMERIC).to_string(),
+        lowered(&percent_encode(value.as_bytes(), NON_ALPHANUMERIC).to_string()),
+        serde_json::to_string(value).unwrap(),
+        value.bytes().map(|b| format!("{b:02X}")).collect(),
+        "s3cr3t/&#34;Value+with&amp;odd&lt;chars&gt;=&#39;x".to_owned(),
+    ];
+    for before in ["", "x", "xy", "xyz"] {
+        for after in ["", "x", "xy", "xyz"] {
+            echoes.push(STANDARD.encode(format!("{before}{value}{after}")));
+            echoes.push(URL_SAFE.encode(format!("{before}{value}{after}")));
+        }
+    }
+    for echo in echoes {
+        assert!(needles.is_in(echo.as_bytes()), "{echo}");
+        assert_ne!(hidden(&needles, &echo, Hide::Replace), echo);
+        assert_eq!(hidden(&needles, &echo, Hide::Mask).len(), echo.len());
+    }
+}
+
+#[test]
+fn what_is_held_back_depends_on_length_and_spaces_only() {
+    let (needles, _) = needles("abcdefghijklmnop");
+    assert_eq!(needles.undecided(b"data: hello\n\n"), 0);
+    assert_eq!(needles.undecided(b"x abcdefgh"), needles.undecided(b"x zzzzzzzz"));
+    assert!(needles.undecided(&[b'a'; 500]) < needles.longest());
+}
+
+#[test]
+fn json_escapes_of_every_encoder_are_found() {
+    let (needles, _) = needles("k<e>y/&'+\"1234ü😀");
+    for echo in [
+        r#""k<e>y/&'+\"1234ü😀""#,
+        r#""k<e>y\/&'+\"1234ü😀""#,
+        r#""k\u003ce\u003ey/\u0026'+\"1234ü😀""#,
+        r#""k<e>y/&'+\"1234\u00fc\ud83d\ude00""#,
+        r#""k\u003Ce\u003Ey/\u0026\u0027\u002B\u00221234\u00FC\uD83D\uDE00""#,
+    ] {
+        let decoded: String = serde_json::from_str(echo).unwrap();
+        assert_eq!(decoded, "k<e>y/&'+\"1234ü😀");
+        assert!(needles.is_in(echo.as_bytes()), "{echo}");
+    }
+}
+
+#[test]
+fn a_secret_that_begins_like_another_leaves_no_tail() {
+    let (short, long) = ("abcdefghijkl", "abcdefghijklmnopqrst");
+    let needles = Needles::new(&[(token("SHORT"), secret(short)), (token("LONG"), secret(long))]);
+    let text = hidden(&needles, &format!("{short} {long} {short}mnop"), Hide::Replace);
+    let (short, long) = (token("SHORT"), token("LONG"));
+    assert_eq!(text, format!("{} {} {}mnop", short.as_str(), long.as_str(), short.as_str()));
+}
+
+/// What a search would be that compares every needle with every place.
+fn reference(values: &[String], text: &[u8], hide: Hide) -> Vec<u8> {
+    let needles: Vec<_> = values
+        .iter()
+        .enumerate()
+        .flat_map(|(nth, value)| {
+            forms(value.as_bytes()).into_iter().map(move |(form, plain)| (form, plain, nth))
+        })
+        .collect();
+    let mut out = Vec::new();
+    let mut at = 0;
+    while at < text.len() {
+        let here = needles.iter().filter(|(needle, ..)| text[at..].starts_with(needle));
+        // Of equal needles the first is meant.
+        let Some((needle, plain, nth)) = here.rev().max_by_key(|(needle, ..)| needle.len()) else {
+            out.push(text[at]);
+            at += 1;
+            continue;
+        };
+        match hide {
+            Hide::Replace if *plain => {
+                out.extend_from_slice(token(&format!("K{nth}")).as_str().as_bytes());
+            }
+            Hide::Replace | Hide::Mask => out.resize(out.len() + needle.len(), MASK),
+        }
+        at += needle.len();
+    }
+    out
+}
+
+/// Values that overlap each other and themselves, and a text of their forms, whole, cut short and in pieces.
+fn values_and_text() -> impl Strategy<Value = (Vec<String>, Vec<u8>)> {
+    let value = prop_oneof!["[ab]{12,20}", "(ab){6,9}c?", "[a-z0-9+/%\"]{12,40}", "[ -~]{12,16}"];
+    let piece =
+        (any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0_usize..6, 0_usize..6);
+    let pieces = prop::collection::vec((piece, "[ab \n%=]{0,3}"), 1..8);
+    (prop::collection::vec(value, 1..4), pieces).prop_map(|(values, pieces)| {
+        let mut text = Vec::new();
+        for ((value, form, front, back), filler) in pieces {
+            let forms = forms(value.get(&values).as_bytes());
+            let (form, _) = form.get(&forms);
+            let end = form.len() - back.saturating_sub(3);
+            text.extend_from_slice(&form[front.saturating_sub(3)..end]);
+            text.extend_from_slice(filler.as_bytes());
+        }
+        (values, text)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_hidden_is_what_the_plain_search_hides((values, text) in values_and_text(), mask: bool) {
+        let hide = if mask { Hide::Mask } else { Hide::Replace };
+        let sealed: Vec<_> = values
+            .iter()
+            .enumerate()
+            .map(|(nth, value)| (token(&format!("K{nth}")), secret(value)))
+            .collect();
+        let needles = Needles::new(&sealed);
+        let mut out = Vec::new();
+        needles.hide(&text, text.len(), hide, &mut out);
+        let expected = reference(&values, &text, hide);
+        prop_assert_eq!(needles.is_in(&text), expected != text);
+        prop_assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(&expected));
+    }
+}

@@ -391,21 +391,32 @@ impl Relayed {
                 self.exchange.cut(denial);
                 return Poll::Ready(Some(Err(BodyCut(()))));
             }
+            if let Some(data) = self.scrubber.as_mut().and_then(Scrubber::next) {
+                self.exchange.back.fetch_add(data.len() as u64, Ordering::Relaxed);
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
             if self.ended {
                 return Poll::Ready(
                     self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
                 );
             }
             let frame = std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx));
-            let data = match frame {
+            match frame {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.pass(data),
+                    Ok(data) => match &mut self.scrubber {
+                        Some(scrubber) => scrubber.push(&data),
+                        None if data.is_empty() => {}
+                        None => {
+                            self.exchange.back.fetch_add(data.len() as u64, Ordering::Relaxed);
+                            return Poll::Ready(Some(Ok(Frame::data(data))));
+                        }
+                    },
                     Err(frame) => {
                         self.trailers = frame
                             .into_trailers()
                             .ok()
                             .map(|trailers| self.scrub_trailers(trailers));
-                        self.end()
+                        self.end();
                     }
                 },
                 Some(Err(error)) => {
@@ -413,32 +424,17 @@ impl Relayed {
                     return Poll::Ready(Some(Err(BodyCut(()))));
                 }
                 None => self.end(),
-            };
-            if !data.is_empty() {
-                self.exchange.back.fetch_add(data.len() as u64, Ordering::Relaxed);
-                return Poll::Ready(Some(Ok(Frame::data(data))));
             }
         }
     }
 
-    fn pass(&mut self, data: Bytes) -> Bytes {
-        match &mut self.scrubber {
-            Some(scrubber) => scrubber.pass(&data),
-            None => data,
-        }
-    }
-
-    /// The upstream's body has ended: its connection is free, and what the scrubber held back goes out.
-    fn end(&mut self) -> Bytes {
+    /// The upstream's body has ended: its connection is free, and what the scrubber held back is settled.
+    fn end(&mut self) {
         self.ended = true;
         self.give_back();
-        match &mut self.scrubber {
-            Some(scrubber) => {
-                let rest = scrubber.finish();
-                self.exchange.scrubbed.fetch_add(scrubber.hits(), Ordering::Relaxed);
-                rest
-            }
-            None => Bytes::new(),
+        if let Some(scrubber) = &mut self.scrubber {
+            scrubber.finish();
+            self.exchange.scrubbed.fetch_add(scrubber.hits(), Ordering::Relaxed);
         }
     }
 
@@ -483,9 +479,13 @@ impl Relayed {
 impl Drop for Relayed {
     /// hyper does not poll a body of known length past its end.
     fn drop(&mut self) {
-        if !self.ended && self.incoming.is_end_stream() {
-            let rest = self.end();
-            drop(rest);
+        if self.ended {
+            return;
+        }
+        if self.incoming.is_end_stream() {
+            self.end();
+        } else if let Some(scrubber) = &self.scrubber {
+            self.exchange.scrubbed.fetch_add(scrubber.hits(), Ordering::Relaxed);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Step 11: real values in the answer become sealed tokens; fields that would lead a client around the proxy go.
 
+mod messages;
 mod stream;
 
 use std::sync::Arc;
@@ -63,6 +64,10 @@ pub(super) async fn answer(
     let whole = match search(asked, &parts, &relayed) {
         Search::Nothing => None,
         Search::Whole => Some(collect(asked.via, &mut relayed, &needles).await?),
+        Search::Messages => {
+            relayed.scrubber = Some(Scrubber::of_messages(needles));
+            None
+        }
         Search::Stream(hide) => {
             relayed.scrubber = Some(Scrubber::new(needles, hide));
             None
@@ -95,6 +100,8 @@ enum Search {
     Nothing,
     /// At once, since its length is stated and small.
     Whole,
+    /// Message by message.
+    Messages,
     /// While it streams.
     Stream(Hide),
 }
@@ -108,7 +115,7 @@ fn search(asked: &Asked<'_>, parts: &Parts, relayed: &Relayed) -> Search {
         return Search::Stream(Hide::Mask);
     }
     match relayed.incoming.size_hint().exact() {
-        _ if is_grpc(&parts.headers) => Search::Stream(Hide::Mask),
+        _ if is_grpc(&parts.headers) => Search::Messages,
         Some(length) if length <= asked.via.client.proxy.limits.buffered_body.get() as u64 => {
             Search::Whole
         }

@@ -1,0 +1,128 @@
+//! Scrubbing while a body streams: constant memory, and no byte waits longer than it may be part of a value.
+//!
+//! What holds no value goes on as the same memory that came, except for the few bytes at the seam of two pieces.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::messages::Messages;
+use crate::secret::{Hide, Needles};
+
+/// The state between two pieces of one body.
+#[derive(Debug)]
+pub(in crate::proxy) struct Scrubber {
+    needles: Arc<Needles>,
+    hide: Hide,
+    /// Where messages end that the other side waits for, if the body is made of such.
+    messages: Option<Messages>,
+    /// The end of what came so far, which may be the start of a value.
+    carry: Vec<u8>,
+    /// What is settled and not yet taken: two pieces at most.
+    ready: VecDeque<Bytes>,
+    hits: u64,
+}
+
+/// Below this length a copy costs less than a frame of its own for what was held back.
+const WORTH_A_FRAME: usize = 32 * 1024;
+
+impl Scrubber {
+    pub(in crate::proxy) fn new(needles: Arc<Needles>, hide: Hide) -> Self {
+        Self { needles, hide, messages: None, carry: Vec::new(), ready: VecDeque::new(), hits: 0 }
+    }
+
+    /// For gRPC: every message leaves when its last byte has come, and keeps its length.
+    pub(in crate::proxy) fn of_messages(needles: Arc<Needles>) -> Self {
+        Self { messages: Some(Messages::default()), ..Self::new(needles, Hide::Mask) }
+    }
+
+    /// Takes the next piece of the body, after all that was settled has been taken.
+    pub(in crate::proxy) fn push(&mut self, data: &Bytes) {
+        let ended = self.messages.as_mut().map_or(0, |messages| messages.follow(data));
+        if self.carry.is_empty() || self.lets_go_before(data) {
+            self.scan(data, ended);
+        } else {
+            let ended = if ended > 0 { self.carry.len() + ended } else { 0 };
+            let mut text = std::mem::take(&mut self.carry);
+            text.reserve_exact(data.len());
+            text.extend_from_slice(data);
+            self.scan(&Bytes::from(text), ended);
+        }
+    }
+
+    /// What is settled, piece by piece.
+    pub(in crate::proxy) fn next(&mut self) -> Option<Bytes> {
+        self.ready.pop_front()
+    }
+
+    /// The body has ended: nothing is held back any more.
+    pub(in crate::proxy) fn finish(&mut self) {
+        let text = std::mem::take(&mut self.carry);
+        let mut out = Vec::with_capacity(text.len());
+        let (_, hits) = self.needles.hide(&text, text.len(), self.hide, &mut out);
+        self.hits += hits;
+        self.settle(Bytes::from(out));
+    }
+
+    /// How many values were hidden.
+    pub(in crate::proxy) const fn hits(&self) -> u64 {
+        self.hits
+    }
+
+    /// Whether nothing is held back.
+    pub(in crate::proxy) fn is_empty(&self) -> bool {
+        self.carry.is_empty() && self.ready.is_empty()
+    }
+
+    /// Whether the body's length stays what it was.
+    pub(in crate::proxy) fn keeps_length(&self) -> bool {
+        self.hide == Hide::Mask
+    }
+
+    /// What is searched for.
+    pub(in crate::proxy) fn needles(&self) -> &Needles {
+        &self.needles
+    }
+
+    /// Settles what was held back if no value begins in it, so that a long piece need not be copied.
+    fn lets_go_before(&mut self, data: &[u8]) -> bool {
+        let reach = self.needles.longest();
+        if data.len() < WORTH_A_FRAME.max(reach) {
+            return false;
+        }
+        let held = self.carry.len();
+        self.carry.extend_from_slice(data.get(..reach).unwrap_or_default());
+        let free = !self.needles.is_in(&self.carry);
+        self.carry.truncate(held);
+        if free {
+            let held = std::mem::take(&mut self.carry);
+            self.settle(Bytes::from(held));
+        }
+        free
+    }
+
+    /// Settles a text up to what may be the start of a value; its first `ended` bytes are whole messages.
+    fn scan(&mut self, text: &Bytes, ended: usize) {
+        let settled = ended.max(text.len() - self.needles.undecided(text));
+        if !self.needles.is_in(text) {
+            self.carry.extend_from_slice(text.get(settled..).unwrap_or_default());
+            self.settle(text.slice(..settled));
+            return;
+        }
+        let mut out = Vec::with_capacity(text.len());
+        let (consumed, hits) = self.needles.hide(text, settled, self.hide, &mut out);
+        self.hits += hits;
+        self.carry.extend_from_slice(text.get(consumed..).unwrap_or_default());
+        self.settle(Bytes::from(out));
+    }
+
+    fn settle(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.ready.push_back(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

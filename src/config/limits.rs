@@ -59,6 +59,10 @@ limits! {
     fields, "fields": u32 = 100, 10 => 10_000;
     /// A body that is held whole to be rewritten with an exact length; larger ones are streamed.
     buffered_body, "bufferedBody": ByteSize = ByteSize::mib(1), ByteSize::kib(1) => ByteSize::mib(64);
+    /// An encoded answer of a host with a bound secret, once it is decoded; beyond it the answer is cut.
+    decoded_body, "decodedBody": ByteSize = ByteSize::mib(1_024), ByteSize::kib(1) => ByteSize::mib(1_048_576);
+    /// How many times as long such an answer may be when it is decoded, once that is more than `bufferedBody`.
+    decoded_ratio, "decodedRatio": u32 = 200, 2 => 1_000_000;
     /// Client connections at once, of all sandboxes.
     connections, "connections": u32 = 16_384, 1 => 1_000_000;
     /// Client connections at once, of one sandbox.

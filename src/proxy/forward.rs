@@ -316,7 +316,7 @@ pub struct AnswerBody {
 
 #[derive(Debug)]
 enum Source {
-    Own(Option<Bytes>),
+    Own { bytes: Option<Bytes>, trailers: Option<HeaderMap> },
     Upstream(Box<Relayed>),
 }
 
@@ -337,7 +337,12 @@ pub(super) struct Relayed {
 impl AnswerBody {
     /// A whole body.
     pub(super) const fn own(bytes: Bytes, record: Record) -> Self {
-        Self { source: Source::Own(Some(bytes)), record }
+        Self::whole(bytes, None, record)
+    }
+
+    /// A whole body and what follows it.
+    pub(super) const fn whole(bytes: Bytes, trailers: Option<HeaderMap>, record: Record) -> Self {
+        Self { source: Source::Own { bytes: Some(bytes), trailers }, record }
     }
 
     /// The upstream's body.
@@ -356,12 +361,12 @@ impl Body for AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyCut>>> {
         let this = &mut *self;
         match &mut this.source {
-            Source::Own(bytes) => {
-                let bytes = bytes.take().filter(|bytes| !bytes.is_empty());
-                if let Some(bytes) = &bytes {
-                    this.record.exchange().back.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                }
-                Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
+            Source::Own { bytes, trailers } => {
+                let Some(bytes) = bytes.take().filter(|bytes| !bytes.is_empty()) else {
+                    return Poll::Ready(trailers.take().map(|it| Ok(Frame::trailers(it))));
+                };
+                this.record.exchange().back.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Source::Upstream(relayed) => relayed.poll_frame(cx),
         }
@@ -369,14 +374,16 @@ impl Body for AnswerBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Own(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Source::Own { bytes, trailers } => {
+                trailers.is_none() && bytes.as_ref().is_none_or(Bytes::is_empty)
+            }
             Source::Upstream(relayed) => relayed.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Own(bytes) => {
+            Source::Own { bytes, .. } => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
             Source::Upstream(relayed) => relayed.size_hint(),
@@ -391,9 +398,16 @@ impl Relayed {
                 self.exchange.cut(denial);
                 return Poll::Ready(Some(Err(BodyCut(()))));
             }
-            if let Some(data) = self.scrubber.as_mut().and_then(Scrubber::next) {
-                self.exchange.back.fetch_add(data.len() as u64, Ordering::Relaxed);
-                return Poll::Ready(Some(Ok(Frame::data(data))));
+            match self.scrubber.as_mut().map_or(Ok(None), Scrubber::next) {
+                Ok(Some(data)) => {
+                    self.exchange.back.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Ok(None) => {}
+                Err(unreadable) => {
+                    self.exchange.cut(unreadable.into());
+                    return Poll::Ready(Some(Err(BodyCut(()))));
+                }
             }
             if self.ended {
                 return Poll::Ready(
@@ -434,7 +448,6 @@ impl Relayed {
         self.give_back();
         if let Some(scrubber) = &mut self.scrubber {
             scrubber.finish();
-            self.exchange.scrubbed.fetch_add(scrubber.hits(), Ordering::Relaxed);
         }
     }
 
@@ -479,13 +492,8 @@ impl Relayed {
 impl Drop for Relayed {
     /// hyper does not poll a body of known length past its end.
     fn drop(&mut self) {
-        if self.ended {
-            return;
-        }
-        if self.incoming.is_end_stream() {
+        if !self.ended && self.incoming.is_end_stream() {
             self.end();
-        } else if let Some(scrubber) = &self.scrubber {
-            self.exchange.scrubbed.fetch_add(scrubber.hits(), Ordering::Relaxed);
         }
     }
 }

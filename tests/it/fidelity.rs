@@ -91,6 +91,6 @@ async fn on_a_host_with_a_secret_only_what_hinders_the_search_is_changed() {
     .await;
     assert_eq!(
         arrived,
-        "GET / HTTP/1.1\r\nHost: api.example.com\r\nAccept-Encoding: identity\r\nX-Other: 1\r\n\r\n"
+        "GET / HTTP/1.1\r\nHost: api.example.com\r\nAccept-Encoding: gzip, br\r\nX-Other: 1\r\n\r\n"
     );
 }

@@ -29,6 +29,8 @@ mod clients;
 mod denials;
 /// Stopping without breaking what runs.
 mod drain;
+/// Encoded answers are read, or refused.
+mod encodings;
 /// A request with nothing to substitute leaves as it came.
 mod fidelity;
 /// Secrets that the proxy adds by itself.

@@ -1,31 +1,36 @@
 //! Step 11: real values in the answer become sealed tokens; fields that would lead a client around the proxy go.
+//!
+//! [`fields`] keeps the head true to the body, [`whole`] searches a small body before its head leaves, [`stream`] any other while it passes;
+//! [`decode`] makes encoded ones readable. An answer that cannot be searched is refused where a secret is bound.
 
+mod decode;
+mod fields;
 mod messages;
 mod stream;
+mod whole;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use http::header::{
-    ALT_SVC, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
-};
+use http::header::{CONTENT_TYPE, HeaderMap};
 use http::response::Parts;
 use http::{Method, Response, StatusCode};
-use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 
 use super::Via;
 use super::forward::{Answer, AnswerBody, Relayed, has_body};
 use super::record::Record;
 use super::revoke::StillAllowed;
-use super::substitute::is_connection_field;
 use crate::host::Destination;
 use crate::policy::{Denial, DenyReason, RequestPermit};
 use crate::secret::{Hide, Needles};
 use crate::session::Session;
 
+pub(super) use decode::Coding;
 pub(super) use stream::Scrubber;
+
+use decode::{Bounds, Decoder};
 
 /// What the answer is an answer to.
 pub(super) struct Asked<'a> {
@@ -40,6 +45,11 @@ impl Asked<'_> {
     fn needles(&self) -> Option<Arc<Needles>> {
         if self.permit.secrets().is_empty() { None } else { self.session.needles() }
     }
+
+    /// The longest body that is held whole.
+    fn small(&self) -> usize {
+        self.via.client.proxy.limits.buffered_body.get()
+    }
 }
 
 /// The answer as the client gets it.
@@ -50,7 +60,7 @@ pub(super) async fn answer(
     record: &mut Record,
 ) -> Result<Response<AnswerBody>, Denial> {
     let (mut parts, mut relayed) = relayed(answer, still_allowed);
-    clean_fields(&mut parts.headers);
+    fields::clean(&mut parts.headers);
     let Some(needles) = asked.needles() else {
         record.answered(parts.status.as_u16());
         return Ok(Response::from_parts(parts, AnswerBody::relayed(relayed, record.take())));
@@ -58,36 +68,32 @@ pub(super) async fn answer(
     if parts.status == StatusCode::PARTIAL_CONTENT {
         return Err(not_searchable(asked.permit.destination()));
     }
+    let searched = search(asked, &parts, &relayed, &needles)?;
+    if Coding::of(&parts.headers).is_ok_and(|coding| coding.is_some()) {
+        fields::decoded(&mut parts.headers);
+    }
     let hits = needles.scrub_headers(&mut parts.headers);
     relayed.exchange.scrubbed.fetch_add(hits, Ordering::Relaxed);
     record.answered(parts.status.as_u16());
-    let whole = match search(asked, &parts, &relayed) {
-        Search::Nothing => None,
-        Search::Whole => Some(collect(asked.via, &mut relayed, &needles).await?),
-        Search::Messages => {
-            relayed.scrubber = Some(Scrubber::of_messages(needles));
-            None
+    match searched {
+        Search::Nothing => {}
+        Search::Stream(scrubber) => relayed.scrubber = Some(scrubber),
+        Search::Whole(scrubber) => {
+            if let Some(body) = whole::search(asked, &mut relayed, scrubber).await? {
+                fields::restate_length(&mut parts.headers, &body);
+                let trailers = relayed.trailers.take();
+                let body = AnswerBody::whole(body, trailers, record.take());
+                return Ok(Response::from_parts(parts, body));
+            }
         }
-        Search::Stream(hide) => {
-            relayed.scrubber = Some(Scrubber::new(needles, hide));
-            None
-        }
-    };
-    let body = match whole {
-        Some(body) => {
-            restate_length(&mut parts.headers, &body);
-            relayed.finish();
-            AnswerBody::own(body, record.take())
-        }
-        None => AnswerBody::relayed(relayed, record.take()),
-    };
-    Ok(Response::from_parts(parts, body))
+    }
+    Ok(Response::from_parts(parts, AnswerBody::relayed(relayed, record.take())))
 }
 
 /// The head of a validated 101: there is no body, and what follows is not HTTP.
 pub(super) fn switching(asked: &Asked<'_>, response: Response<Incoming>) -> Response<AnswerBody> {
     let (mut parts, _) = response.into_parts();
-    clean_fields(&mut parts.headers);
+    fields::clean(&mut parts.headers);
     if let Some(needles) = asked.needles() {
         needles.scrub_headers(&mut parts.headers);
     }
@@ -99,29 +105,42 @@ enum Search {
     /// It has ended.
     Nothing,
     /// At once, since its length is stated and small.
-    Whole,
-    /// Message by message.
-    Messages,
+    Whole(Scrubber),
     /// While it streams.
-    Stream(Hide),
+    Stream(Scrubber),
 }
 
-fn search(asked: &Asked<'_>, parts: &Parts, relayed: &Relayed) -> Search {
+fn search(
+    asked: &Asked<'_>,
+    parts: &Parts,
+    relayed: &Relayed,
+    needles: &Arc<Needles>,
+) -> Result<Search, Denial> {
     if relayed.incoming.is_end_stream() {
-        return Search::Nothing;
+        return Ok(Search::Nothing);
     }
-    // A body that should not be there may come all the same, one that says it is encoded may not be, and both may have trailers.
-    if !has_body(&asked.method, parts.status) || is_encoded(&parts.headers) {
-        return Search::Stream(Hide::Mask);
+    let scrubber = |hide| Scrubber::new(needles.clone(), hide, relayed.exchange.clone());
+    // A body that should not be there may come all the same, and it may have trailers.
+    if !has_body(&asked.method, parts.status) {
+        return Ok(Search::Stream(scrubber(Hide::Mask)));
     }
-    match relayed.incoming.size_hint().exact() {
-        _ if is_grpc(&parts.headers) => Search::Messages,
-        Some(length) if length <= asked.via.client.proxy.limits.buffered_body.get() as u64 => {
-            Search::Whole
+    let stated = relayed.incoming.size_hint().exact();
+    let is_small = stated.is_some_and(|length| length <= asked.small() as u64);
+    let by_messages = is_grpc(&parts.headers);
+    let hide = if by_messages { Hide::Mask } else { Hide::Replace };
+    let scrubber = match Coding::of(&parts.headers)? {
+        Some(coding) => {
+            let bounds = Bounds::new(&asked.via.client.proxy.limits);
+            scrubber(hide).decoding(Decoder::new(coding, bounds)?)
         }
-        Some(_) => Search::Stream(Hide::Mask),
-        None => Search::Stream(Hide::Replace),
-    }
+        None if stated.is_some() && !is_small => scrubber(Hide::Mask),
+        None => scrubber(hide),
+    };
+    Ok(match (by_messages, is_small) {
+        (true, _) => Search::Stream(scrubber.by_messages()),
+        (false, true) => Search::Whole(scrubber),
+        (false, false) => Search::Stream(scrubber),
+    })
 }
 
 fn relayed(answer: Answer, still_allowed: StillAllowed) -> (Parts, Relayed) {
@@ -145,99 +164,6 @@ fn not_searchable(destination: &Destination) -> Denial {
         "{destination} answered with a part that was not asked for, which cannot be searched for values"
     );
     Denial::new(DenyReason::UpstreamUnreachable, detail, "ask for the whole resource")
-}
-
-fn restate_length(headers: &mut HeaderMap, body: &Bytes) {
-    let length = HeaderValue::from(body.len());
-    if headers.get(CONTENT_LENGTH).is_some_and(|stated| *stated != length) {
-        headers.insert(CONTENT_LENGTH, length);
-        drop_validators(headers);
-    }
-}
-
-/// The fields of an answer without its connection's own, and without those that lead around the proxy.
-///
-/// `Alt-Svc` would send clients to QUIC, which is not carried.
-pub(super) fn clean_fields(headers: &mut HeaderMap) {
-    let leads_away = |name: &HeaderName| *name == ALT_SVC || is_connection_field(name);
-    if !headers.keys().any(leads_away) {
-        return;
-    }
-    let named: Vec<HeaderName> = headers
-        .get_all(http::header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .filter(|name| *name != CONTENT_LENGTH && *name != CONTENT_ENCODING)
-        .collect();
-    let old = std::mem::take(headers);
-    headers.reserve(old.len());
-    for (name, value) in old.iter().filter(|(name, _)| !leads_away(name) && !named.contains(name)) {
-        headers.append(name.clone(), value.clone());
-    }
-}
-
-/// A whole small body, searched.
-async fn collect(via: &Via, relayed: &mut Relayed, needles: &Needles) -> Result<Bytes, Denial> {
-    let mut whole = Vec::new();
-    let mut single = None;
-    loop {
-        let frame = match tokio::time::timeout(
-            via.client.proxy.limits.response_timeout,
-            relayed.incoming.frame(),
-        )
-        .await
-        {
-            Ok(Some(Ok(frame))) => frame,
-            Ok(None) => break,
-            Ok(Some(Err(_))) | Err(_) => {
-                return Err(Denial::new(
-                    DenyReason::UpstreamUnreachable,
-                    "the answer ended before its end",
-                    "try again, if that does no harm",
-                ));
-            }
-        };
-        let Ok(data) = frame.into_data() else { break };
-        match &single {
-            None if whole.is_empty() => single = Some(data),
-            _ => {
-                whole.extend_from_slice(&single.take().unwrap_or_default());
-                whole.extend_from_slice(&data);
-            }
-        }
-        if relayed.incoming.is_end_stream() {
-            break;
-        }
-    }
-    let body = single.unwrap_or_else(|| Bytes::from(whole));
-    if !needles.is_in(&body) {
-        return Ok(body);
-    }
-    let mut clean = Vec::with_capacity(body.len());
-    let (_, hits) = needles.hide(&body, body.len(), Hide::Replace, &mut clean);
-    relayed.exchange.scrubbed.fetch_add(hits, Ordering::Relaxed);
-    Ok(Bytes::from(clean))
-}
-
-/// A body that changed is not the entity that these fields describe.
-fn drop_validators(headers: &mut HeaderMap) {
-    const VALIDATORS: [&str; 5] =
-        ["etag", "content-md5", "digest", "content-digest", "repr-digest"];
-    if VALIDATORS.iter().any(|name| headers.contains_key(*name)) {
-        let old = std::mem::take(headers);
-        for (name, value) in old.iter().filter(|(name, _)| !VALIDATORS.contains(&name.as_str())) {
-            headers.append(name.clone(), value.clone());
-        }
-    }
-}
-
-/// Encoded bodies are searched as they come, not decoded: the request asked for `identity`.
-fn is_encoded(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_ENCODING)
-        .is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 /// gRPC frames messages by length, so lengths may not change.

@@ -7,7 +7,8 @@ mod tokens;
 mod url;
 
 use http::header::{
-    CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    ACCEPT_ENCODING, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, IF_RANGE, RANGE, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Request, Version};
 use hyper::body::Incoming;
@@ -15,6 +16,7 @@ use hyper::body::Incoming;
 use super::Via;
 use super::forward::{Outgoing, OutgoingBody};
 use super::record::Record;
+use super::scrub::Coding;
 use crate::policy::{BoundSecret, Denial, DenyReason, RequestPermit};
 use crate::secret::SecretName;
 use crate::session::{Recognised, Session};
@@ -219,14 +221,38 @@ fn drop_overrides(headers: &mut HeaderMap) {
 
 /// On hosts with a bound secret the answer is searched, so it must come whole and in an encoding that can be read.
 fn ask_for_readable_answers(headers: &mut HeaderMap) {
-    use http::header::{ACCEPT_ENCODING, IF_RANGE, RANGE};
     if headers.contains_key(RANGE) || headers.contains_key(IF_RANGE) {
         let old = std::mem::take(headers);
         for (name, value) in old.iter().filter(|(name, _)| **name != RANGE && **name != IF_RANGE) {
             headers.append(name.clone(), value.clone());
         }
     }
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let readable = readable_encodings(headers);
+    headers.insert(ACCEPT_ENCODING, readable);
+    // Compressed messages are not read.
+    if headers.contains_key("grpc-accept-encoding") {
+        headers.insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
+    }
+}
+
+/// What the client accepts of what can be read, with its weights; its own words where that is all of it.
+fn readable_encodings(headers: &HeaderMap) -> HeaderValue {
+    let mut fields = headers.get_all(ACCEPT_ENCODING).iter();
+    let only = fields.next().filter(|_| fields.next().is_none());
+    let readable = |member: &&str| {
+        let name = member.split(';').next().unwrap_or_default().trim();
+        name.eq_ignore_ascii_case("identity") || Coding::parse(name).is_some()
+    };
+    let all = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|field| field.to_str().ok());
+    let members: Vec<_> =
+        all.flat_map(|field| field.split(',')).map(str::trim).filter(|it| !it.is_empty()).collect();
+    let kept: Vec<_> = members.iter().copied().filter(readable).collect();
+    match only {
+        Some(only) if !kept.is_empty() && kept.len() == members.len() => only.clone(),
+        _ if kept.is_empty() => HeaderValue::from_static("identity"),
+        _ => HeaderValue::from_str(&kept.join(", "))
+            .unwrap_or_else(|_error| HeaderValue::from_static("identity")),
+    }
 }
 
 /// Adds a field of the proxy's own in place of any that the sandbox sent.

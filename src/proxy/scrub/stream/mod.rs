@@ -4,10 +4,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
+use super::decode::{Decoder, Unreadable};
 use super::messages::Messages;
+use crate::proxy::record::Exchange;
 use crate::secret::{Hide, Needles};
 
 /// The state between two pieces of one body.
@@ -15,30 +18,112 @@ use crate::secret::{Hide, Needles};
 pub(in crate::proxy) struct Scrubber {
     needles: Arc<Needles>,
     hide: Hide,
+    /// Where hidden values are counted.
+    exchange: Arc<Exchange>,
+    /// What makes an encoded body readable, until it was read to its end.
+    decoder: Option<Box<Decoder>>,
     /// Where messages end that the other side waits for, if the body is made of such.
     messages: Option<Messages>,
     /// The end of what came so far, which may be the start of a value.
     carry: Vec<u8>,
     /// What is settled and not yet taken: two pieces at most.
     ready: VecDeque<Bytes>,
-    hits: u64,
+    /// Nothing more will come.
+    ended: bool,
 }
 
 /// Below this length a copy costs less than a frame of its own for what was held back.
 const WORTH_A_FRAME: usize = 32 * 1024;
 
 impl Scrubber {
-    pub(in crate::proxy) fn new(needles: Arc<Needles>, hide: Hide) -> Self {
-        Self { needles, hide, messages: None, carry: Vec::new(), ready: VecDeque::new(), hits: 0 }
+    pub(in crate::proxy) fn new(
+        needles: Arc<Needles>,
+        hide: Hide,
+        exchange: Arc<Exchange>,
+    ) -> Self {
+        Self {
+            needles,
+            hide,
+            exchange,
+            decoder: None,
+            messages: None,
+            carry: Vec::new(),
+            ready: VecDeque::new(),
+            ended: false,
+        }
     }
 
-    /// For gRPC: every message leaves when its last byte has come, and keeps its length.
-    pub(in crate::proxy) fn of_messages(needles: Arc<Needles>) -> Self {
-        Self { messages: Some(Messages::default()), ..Self::new(needles, Hide::Mask) }
+    /// Every message leaves when its last byte has come.
+    pub(super) fn by_messages(self) -> Self {
+        Self { messages: Some(Messages::default()), ..self }
+    }
+
+    /// The body is encoded; what leaves is not.
+    pub(super) fn decoding(self, decoder: Decoder) -> Self {
+        Self { decoder: Some(Box::new(decoder)), ..self }
     }
 
     /// Takes the next piece of the body, after all that was settled has been taken.
     pub(in crate::proxy) fn push(&mut self, data: &Bytes) {
+        match &mut self.decoder {
+            Some(decoder) => decoder.push(data),
+            None => self.take(data),
+        }
+    }
+
+    /// The body has ended: nothing is held back any more.
+    pub(in crate::proxy) fn finish(&mut self) {
+        self.ended = true;
+    }
+
+    /// What is settled, piece by piece.
+    pub(in crate::proxy) fn next(&mut self) -> Result<Option<Bytes>, Unreadable> {
+        loop {
+            if let Some(settled) = self.ready.pop_front() {
+                return Ok(Some(settled));
+            }
+            match &mut self.decoder {
+                Some(decoder) => match decoder.next()? {
+                    Some(piece) => self.take(&piece),
+                    None if self.ended => {
+                        decoder.finish()?;
+                        self.decoder = None;
+                    }
+                    None => return Ok(None),
+                },
+                None if self.ended && !self.carry.is_empty() => self.let_go(),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Gives back what was taken, to be given again.
+    pub(super) fn put_back(&mut self, settled: Bytes) {
+        self.ready.push_front(settled);
+    }
+
+    /// Whether nothing is held back.
+    pub(in crate::proxy) fn is_empty(&self) -> bool {
+        self.carry.is_empty() && self.ready.is_empty() && self.decoder.is_none()
+    }
+
+    /// Whether the body is still being decoded.
+    pub(super) const fn decodes(&self) -> bool {
+        self.decoder.is_some()
+    }
+
+    /// Whether the body's length stays what it was.
+    pub(in crate::proxy) fn keeps_length(&self) -> bool {
+        self.hide == Hide::Mask && self.decoder.is_none()
+    }
+
+    /// What is searched for.
+    pub(in crate::proxy) fn needles(&self) -> &Needles {
+        &self.needles
+    }
+
+    /// Searches a piece, together with what was held back before it.
+    fn take(&mut self, data: &Bytes) {
         let ended = self.messages.as_mut().map_or(0, |messages| messages.follow(data));
         if self.carry.is_empty() || self.lets_go_before(data) {
             self.scan(data, ended);
@@ -51,38 +136,10 @@ impl Scrubber {
         }
     }
 
-    /// What is settled, piece by piece.
-    pub(in crate::proxy) fn next(&mut self) -> Option<Bytes> {
-        self.ready.pop_front()
-    }
-
-    /// The body has ended: nothing is held back any more.
-    pub(in crate::proxy) fn finish(&mut self) {
+    /// Settles what was held back: nothing follows it.
+    fn let_go(&mut self) {
         let text = std::mem::take(&mut self.carry);
-        let mut out = Vec::with_capacity(text.len());
-        let (_, hits) = self.needles.hide(&text, text.len(), self.hide, &mut out);
-        self.hits += hits;
-        self.settle(Bytes::from(out));
-    }
-
-    /// How many values were hidden.
-    pub(in crate::proxy) const fn hits(&self) -> u64 {
-        self.hits
-    }
-
-    /// Whether nothing is held back.
-    pub(in crate::proxy) fn is_empty(&self) -> bool {
-        self.carry.is_empty() && self.ready.is_empty()
-    }
-
-    /// Whether the body's length stays what it was.
-    pub(in crate::proxy) fn keeps_length(&self) -> bool {
-        self.hide == Hide::Mask
-    }
-
-    /// What is searched for.
-    pub(in crate::proxy) fn needles(&self) -> &Needles {
-        &self.needles
+        self.hide(&text, text.len());
     }
 
     /// Settles what was held back if no value begins in it, so that a long piece need not be copied.
@@ -110,9 +167,14 @@ impl Scrubber {
             self.settle(text.slice(..settled));
             return;
         }
+        self.hide(text, settled);
+    }
+
+    /// Settles a text up to there with its values hidden.
+    fn hide(&mut self, text: &[u8], settled: usize) {
         let mut out = Vec::with_capacity(text.len());
         let (consumed, hits) = self.needles.hide(text, settled, self.hide, &mut out);
-        self.hits += hits;
+        self.exchange.scrubbed.fetch_add(hits, Ordering::Relaxed);
         self.carry.extend_from_slice(text.get(consumed..).unwrap_or_default());
         self.settle(Bytes::from(out));
     }

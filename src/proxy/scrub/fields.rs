@@ -1,0 +1,72 @@
+//! The fields of an answer's head: true to the body as it leaves, and none that lead around the proxy.
+
+use bytes::Bytes;
+use http::header::{
+    ALT_SVC, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap, HeaderName, HeaderValue,
+};
+
+use super::super::substitute::is_connection_field;
+
+/// The fields of an answer without its connection's own, and without those that lead around the proxy.
+///
+/// `Alt-Svc` would send clients to QUIC, which is not carried.
+pub(super) fn clean(headers: &mut HeaderMap) {
+    let leads_away = |name: &HeaderName| *name == ALT_SVC || is_connection_field(name);
+    if !headers.keys().any(leads_away) {
+        return;
+    }
+    let named: Vec<HeaderName> = headers
+        .get_all(http::header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .filter(|name| *name != CONTENT_LENGTH && *name != CONTENT_ENCODING)
+        .collect();
+    let old = std::mem::take(headers);
+    headers.reserve(old.len());
+    for (name, value) in old.iter().filter(|(name, _)| !leads_away(name) && !named.contains(name)) {
+        headers.append(name.clone(), value.clone());
+    }
+}
+
+/// States the length of a whole body; one that changed is not what its validators describe.
+pub(super) fn restate_length(headers: &mut HeaderMap, body: &Bytes) {
+    let length = HeaderValue::from(body.len());
+    let stated = headers.get(CONTENT_LENGTH);
+    if stated.is_some_and(|stated| *stated == length) {
+        return;
+    }
+    if stated.is_some() {
+        retain(headers, |name| !DIGESTS.contains(&name.as_str()) && *name != ETAG);
+    }
+    headers.insert(CONTENT_LENGTH, length);
+}
+
+/// The body leaves decoded: what described its encoded bytes goes, and its entity tag says no more than that the content is the same
+/// (RFC 9110 §8.8.1).
+pub(super) fn decoded(headers: &mut HeaderMap) {
+    retain(headers, |name| {
+        *name != CONTENT_ENCODING && *name != CONTENT_LENGTH && !DIGESTS.contains(&name.as_str())
+    });
+    if let Some(tag) = headers.get_mut(ETAG).filter(|tag| tag.as_bytes().starts_with(b"\"")) {
+        let weak = [b"W/", tag.as_bytes()].concat();
+        *tag = HeaderValue::from_bytes(&weak)
+            .unwrap_or_else(|_error| HeaderValue::from_static("W/\"\""));
+    }
+}
+
+/// Fields that hold a digest of a body's bytes (RFC 9530 and before).
+const DIGESTS: [&str; 4] = ["content-md5", "digest", "content-digest", "repr-digest"];
+
+/// Rebuilds the map, since removal would reorder what stays.
+fn retain(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) {
+    if headers.keys().all(&keep) {
+        return;
+    }
+    let old = std::mem::take(headers);
+    headers.reserve(old.len());
+    for (name, value) in old.iter().filter(|(name, _)| keep(name)) {
+        headers.append(name.clone(), value.clone());
+    }
+}

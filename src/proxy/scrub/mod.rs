@@ -17,6 +17,7 @@ use http::header::{CONTENT_TYPE, HeaderMap};
 use http::response::Parts;
 use http::{Method, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
+use hyper::ext::ReasonPhrase;
 
 use super::Via;
 use super::forward::{Answer, AnswerBody, Relayed, has_body};
@@ -72,6 +73,7 @@ pub(super) async fn answer(
     if Coding::of(&parts.headers).is_ok_and(|coding| coding.is_some()) {
         fields::decoded(&mut parts.headers);
     }
+    drop_reason_phrase(&mut parts);
     let hits = needles.scrub_headers(&mut parts.headers);
     relayed.exchange.scrubbed.fetch_add(hits, Ordering::Relaxed);
     record.answered(parts.status.as_u16());
@@ -95,9 +97,15 @@ pub(super) fn switching(asked: &Asked<'_>, response: Response<Incoming>) -> Resp
     let (mut parts, _) = response.into_parts();
     fields::clean(&mut parts.headers);
     if let Some(needles) = asked.needles() {
+        drop_reason_phrase(&mut parts);
         needles.scrub_headers(&mut parts.headers);
     }
     Response::from_parts(parts, AnswerBody::own(Bytes::new(), Record::none()))
+}
+
+/// Nobody reads it, and hyper has one for each status.
+fn drop_reason_phrase(parts: &mut Parts) {
+    parts.extensions.remove::<ReasonPhrase>();
 }
 
 /// How an answer's body is searched.

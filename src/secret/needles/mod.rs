@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, Input, Match, MatchKind};
 use http::HeaderMap;
-use http::header::HeaderValue;
+use http::header::{HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
 use super::{SealedToken, SecretValue};
@@ -20,6 +20,8 @@ pub struct Needles {
     skim: Skim,
     /// Decides there which of the needles that overlap is meant: the leftmost, and the longest of those.
     automaton: Option<AhoCorasick>,
+    /// The values that can be the name of a field, in lower case as names are compared.
+    names: Skim,
     /// By pattern: the token that replaces it; none for encodings in which a token would not decode.
     tokens: Vec<Option<SealedToken>>,
     longest: usize,
@@ -48,9 +50,13 @@ impl Needles {
     pub fn new(values: &[(SealedToken, Arc<SecretValue>)]) -> Self {
         let mut patterns: Vec<Zeroizing<Vec<u8>>> = Vec::new();
         let mut tokens = Vec::new();
+        let mut names = Vec::new();
         for (token, value) in
             values.iter().filter(|(_, value)| value.len() >= SecretValue::SEARCHED_FROM)
         {
+            if value.expose().iter().all(|&b| is_name_byte(b)) {
+                names.push(Zeroizing::new(value.expose().to_ascii_lowercase()));
+            }
             let first = patterns.len();
             for (pattern, plain) in forms(value.expose()) {
                 if !patterns.iter().skip(first).any(|known| *known == pattern) {
@@ -69,7 +75,8 @@ impl Needles {
             Ok(automaton) if longest > 0 => Some(automaton),
             _ => None,
         };
-        Self { skim: Skim::new(patterns), automaton, tokens, longest, spaced }
+        let (skim, names) = (Skim::new(patterns), Skim::new(names));
+        Self { skim, automaton, names, tokens, longest, spaced }
     }
 
     /// The longest needle in bytes; 0 if there is nothing to search for.
@@ -117,15 +124,33 @@ impl Needles {
         self.skim.next(text, 0).is_some()
     }
 
-    /// Hides values in header fields; returns how many.
+    /// Hides values in header fields, and drops fields that are named by one; returns how many.
     pub fn scrub_headers(&self, headers: &mut HeaderMap) -> u64 {
-        let mut hits = 0;
+        let mut hits = self.drop_named_by_value(headers);
         for field in headers.values_mut().filter(|field| self.is_in(field.as_bytes())) {
             let mut clean = Vec::with_capacity(field.len());
             let (_, found) = self.hide(field.as_bytes(), field.len(), Hide::Replace, &mut clean);
             hits += found;
             *field = HeaderValue::from_bytes(&clean)
                 .unwrap_or_else(|_error| HeaderValue::from_static(""));
+        }
+        hits
+    }
+
+    /// A name with a token in place of the value would be no name that anybody looks for.
+    fn drop_named_by_value(&self, headers: &mut HeaderMap) -> u64 {
+        let is_value = |name: &HeaderName| self.names.next(name.as_str().as_bytes(), 0).is_some();
+        if !headers.keys().any(is_value) {
+            return 0;
+        }
+        let old = std::mem::take(headers);
+        let mut hits = 0;
+        for (name, value) in &old {
+            if is_value(name) {
+                hits += 1;
+            } else {
+                headers.append(name.clone(), value.clone());
+            }
         }
         hits
     }
@@ -145,6 +170,12 @@ impl std::fmt::Debug for Needles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Needles").field("patterns", &self.tokens.len()).finish_non_exhaustive()
     }
+}
+
+/// RFC 9110 §5.6.2: what a field's name is made of.
+const fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
 }
 
 #[cfg(test)]

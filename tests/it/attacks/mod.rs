@@ -12,5 +12,6 @@ mod host_matching;
 mod http1_parsing_smuggling;
 mod http2;
 mod policy_file;
+mod reflection;
 mod tls_client_side;
 mod wire;

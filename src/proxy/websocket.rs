@@ -6,7 +6,8 @@ use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{
-    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE,
+    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_KEY, UPGRADE,
 };
 use http::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -24,7 +25,7 @@ use crate::policy::{Denial, DenyReason};
 
 /// The upstream's half of an accepted WebSocket, and the record that ends with it.
 pub(super) struct Upstream {
-    io: TokioIo<hyper::upgrade::Upgraded>,
+    io: scrub::Searched<TokioIo<hyper::upgrade::Upgraded>>,
     still_allowed: StillAllowed,
     record: Record,
 }
@@ -61,13 +62,19 @@ pub(super) async fn open(
     if !accepted(response.headers(), key.as_deref()) {
         return Err(refused(&destination, "its 101 does not answer this handshake"));
     }
+    if !asked.permit.secrets().is_empty()
+        && response.headers().contains_key(SEC_WEBSOCKET_EXTENSIONS)
+    {
+        return Err(refused(&destination, "its 101 has an extension that was not offered"));
+    }
     let upgraded = hyper::upgrade::on(&mut response).await;
     let upgraded = upgraded.map_err(|_error| refused(&destination, "it ended after its 101"))?;
     let mut answer = scrub::switching(asked, response);
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     answer.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
     record.answered(101);
-    let upstream = Upstream { io: TokioIo::new(upgraded), still_allowed, record: record.take() };
+    let io = scrub::Searched::new(TokioIo::new(upgraded), asked.needles(), record.exchange());
+    let upstream = Upstream { io, still_allowed, record: record.take() };
     asked.via.open(Opened::WebSocket(upstream));
     Ok(answer)
 }

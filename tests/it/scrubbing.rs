@@ -3,12 +3,18 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{SinkExt as _, StreamExt as _};
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use tokio::io::AsyncWriteExt as _;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
-use crate::support::{Answer, Builder, Protocol, Tollgate, Upstream, body, full};
+use crate::support::{
+    Answer, Builder, Connection, Protocol, SOON, Tollgate, Upstream, body, full, read_request,
+};
 
 const POLICY: &str = r#"
 secretStores:
@@ -136,6 +142,85 @@ async fn a_grpc_message_keeps_its_length() {
     let (answer, _, event) = ask(echoing_in_pieces("application/grpc", form), Protocol::H2).await;
     let length = u32::from_be_bytes(answer.body[1..5].try_into().unwrap());
     assert_eq!(answer.body.len(), 5 + usize::try_from(length).unwrap());
+    assert_eq!(event["scrubbed"], 1);
+}
+
+#[tokio::test]
+async fn a_grpc_message_arrives_before_the_next_is_sent() {
+    let (sender, messages) = tokio::sync::mpsc::channel::<Bytes>(1);
+    let messages = std::sync::Mutex::new(Some(messages));
+    let upstream = Upstream::https("api.example.com").h2_only().handler(move |_| {
+        let messages = messages.lock().unwrap().take().unwrap();
+        let messages = futures_util::stream::unfold(messages, |mut messages| async move {
+            messages.recv().await.map(|message| (Ok(Frame::data(message)), messages))
+        });
+        let answer = Response::builder()
+            .header("content-type", "application/grpc")
+            .body(BodyExt::boxed(StreamBody::new(messages)))
+            .unwrap();
+        async move { answer }
+    });
+    let upstream = upstream.await;
+    let tollgate = Tollgate::with(POLICY, &[&upstream]).await;
+    let sandbox = tollgate.sandbox("sb-test");
+    let mut connection = sandbox.open("https://api.example.com/", Protocol::H2).await.unwrap();
+    let request = Request::post("https://api.example.com/")
+        .header("x-key", sandbox.token("KEY"))
+        .header("grpc-accept-encoding", "gzip, identity")
+        .body(full(""))
+        .unwrap();
+    let mut answer = connection.begin(request).await.unwrap().into_body();
+    for _ in 0..3 {
+        let message = Bytes::from(&b"\0\0\0\0\x08abcdefgh"[..]);
+        sender.send(message.clone()).await.unwrap();
+        let mut got = Vec::new();
+        while got.len() < message.len() {
+            let frame = tokio::time::timeout(SOON, answer.frame()).await.expect("it is held back");
+            got.extend_from_slice(&frame.unwrap().unwrap().into_data().unwrap());
+        }
+        assert_eq!(got, message);
+    }
+    drop((sender, answer, connection));
+    assert_eq!(upstream.request().header("grpc-accept-encoding").unwrap(), "identity");
+    tollgate.finish().await;
+}
+
+#[tokio::test]
+async fn a_websocket_message_holds_a_mask_and_its_compression_is_not_offered() {
+    let upstream = Upstream::raw("api.example.com", |mut io| async move {
+        let head = String::from_utf8(read_request(&mut io).await).unwrap().to_ascii_lowercase();
+        assert!(!head.contains("sec-websocket-extensions"), "{head}");
+        let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+        io.write_all(answer.as_bytes()).await.unwrap();
+        let mut socket = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
+        let Some(Ok(Message::Text(value))) = socket.next().await else { panic!("no message") };
+        let echo = format!("echo {value}{}", "x".repeat(100_000));
+        socket.send(Message::text(echo)).await.unwrap();
+        drop(socket.next().await);
+    })
+    .await;
+    let tollgate = Tollgate::with(POLICY, &[&upstream]).await;
+    let sandbox = tollgate.sandbox("sb-test");
+    let mut connection = sandbox.open("https://api.example.com/", Protocol::H1).await.unwrap();
+    let request = Request::get("https://api.example.com/socket")
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .header("sec-websocket-extensions", "permessage-deflate")
+        .header("authorization", sandbox.token("KEY"))
+        .body(full(""))
+        .unwrap();
+    let io = Connection::upgraded(connection.begin(request).await.unwrap()).await;
+    let mut socket = WebSocketStream::from_raw_socket(io, Role::Client, None).await;
+    // The upstream learns the value from the message, as from any head; only what it answers matters.
+    let value = tollgate.value("KEY");
+    socket.send(Message::text(value.clone())).await.unwrap();
+    let echo = tokio::time::timeout(SOON, socket.next()).await.unwrap().unwrap().unwrap();
+    let expected = format!("echo {}{}", "*".repeat(value.len()), "x".repeat(100_000));
+    assert!(echo.to_text().unwrap() == expected);
+    drop(socket.close(None).await);
+    let event = tollgate.finish().await.pop().unwrap();
     assert_eq!(event["scrubbed"], 1);
 }
 

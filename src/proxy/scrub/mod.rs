@@ -1,12 +1,13 @@
 //! Step 11: real values in the answer become sealed tokens; fields that would lead a client around the proxy go.
 //!
 //! [`fields`] keeps the head true to the body, [`whole`] searches a small body before its head leaves, [`stream`] any other while it passes;
-//! [`decode`] makes encoded ones readable. An answer that cannot be searched is refused where a secret is bound.
+//! [`websocket`] what follows a 101; [`decode`] makes encoded ones readable. An answer that cannot be searched is refused where a secret is bound.
 
 mod decode;
 mod fields;
 mod messages;
 mod stream;
+mod websocket;
 mod whole;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::session::Session;
 
 pub(super) use decode::Coding;
 pub(super) use stream::Scrubber;
+pub(super) use websocket::Searched;
 
 use decode::{Bounds, Decoder};
 
@@ -43,7 +45,7 @@ pub(super) struct Asked<'a> {
 
 impl Asked<'_> {
     /// What to search for; nothing where no secret is bound.
-    fn needles(&self) -> Option<Arc<Needles>> {
+    pub(super) fn needles(&self) -> Option<Arc<Needles>> {
         if self.permit.secrets().is_empty() { None } else { self.session.needles() }
     }
 

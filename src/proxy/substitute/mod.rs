@@ -7,8 +7,8 @@ mod tokens;
 mod url;
 
 use http::header::{
-    ACCEPT_ENCODING, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, IF_RANGE, RANGE, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    ACCEPT_ENCODING, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, IF_RANGE, RANGE,
+    SEC_WEBSOCKET_EXTENSIONS, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Request, Version};
 use hyper::body::Incoming;
@@ -221,9 +221,11 @@ fn drop_overrides(headers: &mut HeaderMap) {
 
 /// On hosts with a bound secret the answer is searched, so it must come whole and in an encoding that can be read.
 fn ask_for_readable_answers(headers: &mut HeaderMap) {
-    if headers.contains_key(RANGE) || headers.contains_key(IF_RANGE) {
+    // An extension could compress a WebSocket's messages.
+    const HINDER: [HeaderName; 3] = [RANGE, IF_RANGE, SEC_WEBSOCKET_EXTENSIONS];
+    if HINDER.iter().any(|name| headers.contains_key(name)) {
         let old = std::mem::take(headers);
-        for (name, value) in old.iter().filter(|(name, _)| **name != RANGE && **name != IF_RANGE) {
+        for (name, value) in old.iter().filter(|(name, _)| !HINDER.contains(name)) {
             headers.append(name.clone(), value.clone());
         }
     }

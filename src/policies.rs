@@ -95,9 +95,15 @@ impl Sources {
         for store in set.stores() {
             for (name, secret) in &store.secrets {
                 let key = (store.name.clone(), name.clone());
-                let unchanged = self.live.get(&key).filter(|(spec, _)| *spec == secret.source);
+                let needs_header = secret.bound.needs_header();
+                let unchanged = self.live.get(&key).filter(|(spec, live)| {
+                    *spec == secret.source && live.needs_header() == needs_header
+                });
                 let live = unchanged.map_or_else(
-                    || LiveSecret::new(name.clone(), secret.source.clone(), true, tasks.clone()),
+                    || {
+                        let source = secret.source.clone();
+                        LiveSecret::new(name.clone(), source, needs_header, tasks.clone())
+                    },
                     |(_, live)| live.clone(),
                 );
                 next.live.insert(key, (secret.source.clone(), live));

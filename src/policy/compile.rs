@@ -15,7 +15,7 @@ use super::layers::{LayerError, SecretDef, Store, inject_conflict, unite, winnin
 use super::read::{self, Wanted};
 use super::{lint, yaml};
 use crate::host::{HostPattern, Port, PortRule};
-use crate::secret::{Locations, SandboxId, SecretName, SecretValue, SourceSpec, StoreName};
+use crate::secret::{SandboxId, SecretName, SecretValue, SourceSpec, StoreName};
 
 /// Every store and sandbox of a set of policy files.
 #[derive(Debug, Default)]
@@ -283,7 +283,7 @@ fn bind(written: &WrittenSecret, store: &WrittenStore, out: &mut Findings) -> Se
         store: store.name.value.clone(),
         hosts,
         own_hosts: written.hosts.is_some(),
-        locations: Locations { header: written.headers.clone() },
+        locations: written.locations.clone(),
         inject: written.inject.as_ref().map(|inject| inject.value.clone()),
     };
     SecretDef { source: written.source.value.clone(), bound: Arc::new(bound) }

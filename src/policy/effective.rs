@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::path::PathGlob;
 use crate::host::{HostPattern, HostSet, Scheme};
-use crate::secret::{Inject, Locations, SecretName, StoreName};
+use crate::secret::{HeaderRule, Inject, Locations, SecretName, StoreName};
 
 /// Everything that decides about one sandbox's traffic.
 #[derive(Debug)]
@@ -88,6 +88,14 @@ pub struct BoundSecret {
     pub locations: Locations,
     /// The header that the proxy adds, if any.
     pub inject: Option<Inject>,
+}
+
+impl BoundSecret {
+    /// Whether the value must be able to stand in a header field.
+    #[must_use]
+    pub fn needs_header(&self) -> bool {
+        self.inject.is_some() || self.locations.header != HeaderRule::None
+    }
 }
 
 impl EffectivePolicy {

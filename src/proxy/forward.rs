@@ -19,6 +19,7 @@ use super::scrub::Scrubber;
 use super::{Proxy, substitute};
 use crate::host::{Destination, Scheme};
 use crate::policy::{Denial, DenyReason, RequestPermit};
+use crate::secret::TokenFinder;
 
 /// A request whose secrets have been opened, ready for an upstream.
 #[derive(Debug)]
@@ -221,6 +222,7 @@ pub(super) struct OutgoingBody {
     incoming: Incoming,
     exchange: Arc<Exchange>,
     verdicts: Option<RequestVerdicts>,
+    finder: Arc<TokenFinder>,
 }
 
 impl OutgoingBody {
@@ -228,10 +230,11 @@ impl OutgoingBody {
         incoming: Incoming,
         exchange: Arc<Exchange>,
         verdicts: Option<RequestVerdicts>,
+        finder: Arc<TokenFinder>,
     ) -> Self {
         // hyper does not poll a body that is empty from the start.
         exchange.sent_whole.store(incoming.is_end_stream(), Ordering::Relaxed);
-        Self { incoming, exchange, verdicts }
+        Self { incoming, exchange, verdicts, finder }
     }
 
     /// The body ended early: the upstream must not take what it got for the whole.
@@ -275,7 +278,7 @@ impl Body for OutgoingBody {
                         Some(Ok(Frame::data(data)))
                     }
                     Err(frame) => frame.into_trailers().ok().map(|trailers| {
-                        match substitute::trailers(&trailers) {
+                        match substitute::trailers(&self.finder, &trailers) {
                             Ok(trailers) => {
                                 self.exchange.sent_whole.store(true, Ordering::Relaxed);
                                 Ok(Frame::trailers(trailers))

@@ -4,11 +4,30 @@ use http::HeaderName;
 
 use super::value::SecretValue;
 
-/// The places of a request in which a token is replaced by the value.
+/// The places of a request in which a token is replaced by the value. Whatever is not named stays closed: a host may publish what it is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Locations {
     /// Header fields, by this rule.
     pub header: HeaderRule,
+    /// The query of the request target.
+    pub query: bool,
+    /// The path of the request target.
+    pub path: bool,
+    /// The body.
+    pub body: bool,
+}
+
+impl Locations {
+    /// Nowhere.
+    pub const NONE: Self =
+        Self { header: HeaderRule::None, query: false, path: false, body: false };
+}
+
+impl Default for Locations {
+    /// Where a secret may stand if the policy does not say.
+    fn default() -> Self {
+        Self { header: HeaderRule::Usual, ..Self::NONE }
+    }
 }
 
 /// The header fields that may carry a secret.
@@ -18,6 +37,8 @@ pub enum HeaderRule {
     Usual,
     /// These fields only.
     Only(Vec<HeaderName>),
+    /// No field: the secret stands elsewhere.
+    None,
 }
 
 impl HeaderRule {
@@ -27,6 +48,7 @@ impl HeaderRule {
         match self {
             Self::Usual => !is_reflected(name),
             Self::Only(names) => names.contains(name),
+            Self::None => false,
         }
     }
 }

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 
 use crate::policy::{BoundSecret, EffectivePolicy};
-use crate::secret::{Needles, ProxyToken, SandboxId, SealKey, SealedToken, SecretName, StoreName};
+use crate::secret::{
+    Needles, ProxyToken, SandboxId, SealKey, SealedToken, SecretName, StoreName, TokenFinder,
+};
 use crate::stores::LiveSecret;
 
 pub use registry::{Caller, Recognised, Registry, RegistryError, Sandbox, SandboxSpec};
@@ -23,6 +25,7 @@ pub struct Session {
     policy: Arc<EffectivePolicy>,
     secrets: Vec<SealedSecret>,
     by_token: HashMap<Box<[u8]>, usize>,
+    finder: Arc<TokenFinder>,
     proxy_token: ProxyToken,
     retired: Vec<(SealedToken, Arc<LiveSecret>)>,
     needles: ArcSwapOption<HeldNeedles>,
@@ -90,6 +93,7 @@ impl Session {
             policy,
             secrets,
             by_token,
+            finder: Arc::default(),
             proxy_token,
             retired,
             needles: ArcSwapOption::empty(),
@@ -112,6 +116,12 @@ impl Session {
     #[must_use]
     pub fn secrets(&self) -> &[SealedSecret] {
         &self.secrets
+    }
+
+    /// Finds its tokens, and whatever else has the sealed form.
+    #[must_use]
+    pub const fn finder(&self) -> &Arc<TokenFinder> {
+        &self.finder
     }
 
     /// The secret that a token stands for; a constant-cost look-up.

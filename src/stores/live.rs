@@ -126,6 +126,12 @@ impl LiveSecret {
         })
     }
 
+    /// Whether a value that cannot stand in a header is refused.
+    #[must_use]
+    pub const fn needs_header(&self) -> bool {
+        self.needs_header
+    }
+
     /// The name.
     #[must_use]
     pub const fn name(&self) -> &SecretName {

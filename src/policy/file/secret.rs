@@ -11,7 +11,7 @@ use super::super::yaml::{Entry, Kind, Node, shown};
 use super::fields::{Fields, Grammar, items, list, text};
 use super::{host_list, name, rule};
 use crate::host::HostPattern;
-use crate::secret::{HeaderRule, Inject, SecretName, SecretValue, SourceSpec};
+use crate::secret::{HeaderRule, Inject, Locations, SecretName, SecretValue, SourceSpec};
 
 /// One secret.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(in crate::policy) struct WrittenSecret {
     pub(in crate::policy) name: At<SecretName>,
     pub(in crate::policy) source: At<SourceSpec>,
     pub(in crate::policy) hosts: Option<Vec<At<HostPattern>>>,
-    pub(in crate::policy) headers: HeaderRule,
+    pub(in crate::policy) locations: Locations,
     pub(in crate::policy) inject: Option<At<Inject>>,
 }
 
@@ -49,41 +49,58 @@ pub(super) fn read(entry: &Entry, folder: &Path, out: &mut Findings) -> Option<W
         let hint = "leave the field out, and the secret goes to its own store's egressAllowlist; or list its hosts";
         host_list(node, "`allowedHosts`", hint, out)
     });
-    if let Some(node) = fields.get("locations") {
-        check_locations(node, out);
-    }
-    let headers = fields.get("headers").map_or(HeaderRule::Usual, |node| {
-        let hint = "leave the field out, and every header may carry the secret but those that servers like to echo";
-        let nodes = list(node, "`headers`", hint, out).unwrap_or_default();
-        HeaderRule::Only(items(nodes, out, header).into_iter().map(|name| name.value).collect())
-    });
+    let locations = locations(&fields, out);
     let inject = fields.get("inject").and_then(|node| {
         Some(At { value: inject(node, out)?, place: fields.key_place("inject").clone() })
     });
     let name = name?;
-    if let Some(source) = &source {
+    if let Some(source) = &source
+        && (inject.is_some() || locations.header != HeaderRule::None)
+    {
         check_value(source, out);
     }
-    Some(WrittenSecret { name, source: source?, hosts, headers, inject })
+    Some(WrittenSecret { name, source: source?, hosts, locations, inject })
 }
 
-fn check_locations(node: &Node, out: &mut Findings) {
-    let hint = "leave the field out, and the secret may stand in headers";
-    for item in list(node, "`locations`", hint, out).unwrap_or_default() {
-        let (code, message, hint) = match text(item, "a location", out) {
-            None | Some("header") => continue,
-            Some(place @ ("query" | "path" | "body")) => (
-                "not-carried-yet",
-                format!("this version does not carry the location `{place}` yet"),
-                "remove it; `header` is what this version carries",
-            ),
-            Some(other) => (
+fn locations(fields: &Fields<'_>, out: &mut Findings) -> Locations {
+    let mut locations = fields.get("locations").map_or_else(Locations::default, |node| {
+        let hint = "leave the field out, and the secret may stand in headers";
+        let mut named = Locations::NONE;
+        for item in list(node, "`locations`", hint, out).unwrap_or_default() {
+            location(item, &mut named, out);
+        }
+        named
+    });
+    let Some(node) = fields.get("headers") else { return locations };
+    let hint = "leave the field out, and every header may carry the secret but those that servers like to echo";
+    let nodes = list(node, "`headers`", hint, out).unwrap_or_default();
+    let names = items(nodes, out, header).into_iter().map(|name| name.value).collect();
+    if locations.header == HeaderRule::None {
+        let message = "`headers` names fields, but `locations` does not list `header`";
+        out.push(
+            Diagnostic::error("no-header-location", fields.key_place("headers"), message)
+                .hint("add `header` to the `locations`, or remove `headers`"),
+        );
+    }
+    locations.header = HeaderRule::Only(names);
+    locations
+}
+
+fn location(item: &Node, named: &mut Locations, out: &mut Findings) {
+    match text(item, "a location", out) {
+        None => {}
+        Some("header") => named.header = HeaderRule::Usual,
+        Some("query") => named.query = true,
+        Some("path") => named.path = true,
+        Some("body") => named.body = true,
+        Some(other) => out.push(
+            Diagnostic::error(
                 "bad-location",
+                &item.place,
                 format!("`{}` is not a location", shown(other)),
-                "locations are `header`, `query`, `path` and `body`",
-            ),
-        };
-        out.push(Diagnostic::error(code, &item.place, message).hint(hint));
+            )
+            .hint("locations are `header`, `query`, `path` and `body`"),
+        ),
     }
 }
 

@@ -190,7 +190,11 @@ fn each_mistake_in_a_secret_is_an_error() {
             "not a URL",
         ),
         ("from: { env: A }, allowedHosts: ['a.test:80']", "plain-http 'a.test:80'", "TLS"),
-        ("from: { env: A }, locations: [query]", "not-carried-yet query", "header"),
+        (
+            "from: { env: A }, locations: [query], headers: [x-key]",
+            "no-header-location headers",
+            "`header`",
+        ),
         ("from: { env: A }, locations: [cookie]", "bad-location cookie", "`query`"),
         (
             "from: { env: A }, placeholder: 'ghp_{sealed:36}'",

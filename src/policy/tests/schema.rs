@@ -81,7 +81,7 @@ fn the_schema_refuses_what_check_refuses_in_shape() {
         "secretStores: { s: { egressAllowlist: [{ host: a.test, tls: passthrough }] } }",
         "secretStores: { s: { secrets: { K: { from: { env: A, file: B } } } } }",
         "secretStores: { s: { secrets: { K: { allowedHosts: [a.test] } } } }",
-        "secretStores: { s: { secrets: { K: { from: { env: A }, locations: [query] } } } }",
+        "secretStores: { s: { secrets: { K: { from: { env: A }, locations: [cookie] } } } }",
         "sandboxes: { sb: { source: [10.0.0.1] } }",
     ] {
         assert!(!schema_accepts(text), "{text}");

@@ -1,5 +1,7 @@
 //! Tokens in header fields, also inside the base64 of `Authorization: Basic`.
 
+use std::ops::Range;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
@@ -8,7 +10,6 @@ use zeroize::Zeroizing;
 use super::OpenedAt;
 use super::tokens::{self, Place, Tokens, value_of};
 use crate::policy::{Denial, DenyReason};
-use crate::secret::SealedToken;
 
 /// Opens every token of the fields; a token that may not be opened where it stands ends the request.
 pub(super) async fn open(
@@ -17,10 +18,11 @@ pub(super) async fn open(
 ) -> Result<Vec<OpenedAt>, Denial> {
     let mut log = Vec::new();
     for (name, field) in headers.iter_mut() {
-        if let Some(start) = tokens::find(name.as_str().as_bytes(), 0) {
-            let token =
-                name.as_str().as_bytes().get(start..start + SealedToken::LEN).unwrap_or_default();
-            tokens.secret(token, Place::Header(name))?;
+        if let Some(found) = tokens.found(name.as_str().as_bytes()).next() {
+            tokens.secret(
+                name.as_str().as_bytes().get(found).unwrap_or_default(),
+                Place::Header(name),
+            )?;
             let detail = "a sealed token as the name of a header field";
             return Err(Denial::new(
                 DenyReason::SecretMisdirected,
@@ -51,15 +53,15 @@ async fn opened(
     field: &[u8],
     log: &mut Vec<OpenedAt>,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, Denial> {
-    if tokens::find(field, 0).is_some() {
+    if tokens.are_in(field) {
         return replaced(tokens, name, field, log).await.map(Some);
     }
     let Some((scheme, credentials)) = basic(name, field) else { return Ok(None) };
     let Ok(decoded) = STANDARD.decode(credentials) else {
-        return refuse_odd_base64(name, credentials);
+        return refuse_odd_base64(tokens, name, credentials);
     };
     let decoded = Zeroizing::new(decoded);
-    if tokens::find(&decoded, 0).is_none() {
+    if !tokens.are_in(&decoded) {
         return Ok(None);
     }
     let replaced = replaced(tokens, name, &decoded, log).await?;
@@ -81,6 +83,7 @@ fn basic<'f>(name: &HeaderName, field: &'f [u8]) -> Option<(&'f [u8], &'f [u8])>
 
 /// Base64 that does not round-trip cannot be rewritten faithfully; if a lenient reader would find a token in it, it may not pass either.
 fn refuse_odd_base64(
+    tokens: &Tokens<'_>,
     name: &HeaderName,
     credentials: &[u8],
 ) -> Result<Option<Zeroizing<Vec<u8>>>, Denial> {
@@ -94,7 +97,7 @@ fn refuse_odd_base64(
     let holds_token = [alphabet::STANDARD, alphabet::URL_SAFE]
         .iter()
         .filter_map(|alphabet| GeneralPurpose::new(alphabet, lenient).decode(&plain).ok())
-        .any(|decoded| tokens::find(&decoded, 0).is_some());
+        .any(|decoded| tokens.are_in(&decoded));
     if holds_token {
         let detail =
             format!("a sealed token in `{name}`, inside base64 that is not in its canonical form");
@@ -116,8 +119,7 @@ async fn replaced(
 ) -> Result<Zeroizing<Vec<u8>>, Denial> {
     let mut out = Zeroizing::new(Vec::with_capacity(text.len() + 128));
     let mut copied = 0;
-    while let Some(start) = tokens::find(text, copied) {
-        let end = start + SealedToken::LEN;
+    for Range { start, end } in tokens.found(text) {
         let secret =
             tokens.secret(text.get(start..end).unwrap_or_default(), Place::Header(name))?;
         let value = value_of(secret).await?;
@@ -126,7 +128,10 @@ async fn replaced(
         }
         out.extend_from_slice(text.get(copied..start).unwrap_or_default());
         out.extend_from_slice(value.expose());
-        log.push(OpenedAt { secret: secret.bound.name.clone(), place: format!("header:{name}") });
+        log.push(OpenedAt {
+            secret: secret.bound.name.clone(),
+            place: Place::Header(name).to_string(),
+        });
         copied = end;
     }
     out.extend_from_slice(text.get(copied..).unwrap_or_default());

@@ -1,7 +1,8 @@
 //! Step 8: sealed tokens become values. Only with a [`RequestPermit`], only over TLS, only where the secret is bound.
 //!
-//! One pass: what is written is never read again. A token anywhere else in the head of a request ends it.
+//! One pass: what is written is never read again. A token in the head of a request where it may not stand ends it.
 
+mod encoding;
 mod header;
 mod tokens;
 mod url;
@@ -18,7 +19,7 @@ use super::forward::{Outgoing, OutgoingBody};
 use super::record::Record;
 use super::scrub::Coding;
 use crate::policy::{BoundSecret, Denial, DenyReason, RequestPermit};
-use crate::secret::SecretName;
+use crate::secret::{SecretName, TokenFinder};
 use crate::session::{Recognised, Session};
 
 pub(super) use tokens::Tokens;
@@ -34,7 +35,7 @@ pub(super) async fn request(
 ) -> Result<Outgoing, Denial> {
     let (mut parts, body) = request.into_parts();
     let tokens = Tokens { session, permit };
-    url::check(&tokens, &parts.uri)?;
+    record.opened(url::open(&tokens, &mut parts.uri).await?);
     let upgrade = wants_websocket(&parts.headers, parts.version)?;
     drop_connection_fields(&mut parts.headers, parts.version, upgrade);
     if permit.restricts_request() {
@@ -48,7 +49,8 @@ pub(super) async fn request(
         ask_for_readable_answers(&mut parts.headers);
     }
     let verdicts = via.verdicts.get().cloned();
-    let request = Request::from_parts(parts, OutgoingBody::new(body, record.exchange(), verdicts));
+    let body = OutgoingBody::new(body, record.exchange(), verdicts, session.finder().clone());
+    let request = Request::from_parts(parts, body);
     Ok(Outgoing {
         request,
         destination: permit.destination().clone(),
@@ -76,10 +78,10 @@ pub async fn open_head(
 }
 
 /// Trailers on their way to the upstream: those that would change framing or routing are dropped, a token among them ends the request.
-pub(super) fn trailers(trailers: &HeaderMap) -> Result<HeaderMap, Denial> {
+pub(super) fn trailers(finder: &TokenFinder, trailers: &HeaderMap) -> Result<HeaderMap, Denial> {
     let mut kept = HeaderMap::with_capacity(trailers.len());
     for (name, value) in trailers {
-        if tokens::find(value.as_bytes(), 0).is_some() {
+        if finder.find(value.as_bytes()).next().is_some() {
             return Err(Denial::new(
                 DenyReason::SecretMisdirected,
                 format!("a sealed token in the trailer `{name}`"),

@@ -106,6 +106,9 @@ pub struct Event {
     /// The places in which they were opened, such as `header:authorization`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub locations: Vec<String>,
+    /// How many tokens of the request's body went on sealed, since they are not bound to it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub tokens_in_body: u64,
     /// How many real values were hidden in the answer.
     #[serde(skip_serializing_if = "is_zero")]
     pub scrubbed: u64,
@@ -186,6 +189,7 @@ impl Event {
             policy_digest: None,
             secrets: Vec::new(),
             locations: Vec::new(),
+            tokens_in_body: 0,
             scrubbed: 0,
             status: None,
             bytes_out: 0,

@@ -11,15 +11,15 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::h1::{ExpectedResponse, RequestVerdicts};
+use super::Proxy;
+use super::h1::ExpectedResponse;
 use super::pool::{Connection, Lease, SendFailure, Upstreams};
 use super::record::{Exchange, Record};
 use super::revoke::StillAllowed;
 use super::scrub::Scrubber;
-use super::{Proxy, substitute};
+use super::substitute::OutgoingBody;
 use crate::host::{Destination, Scheme};
 use crate::policy::{Denial, DenyReason, RequestPermit};
-use crate::secret::TokenFinder;
 
 /// A request whose secrets have been opened, ready for an upstream.
 #[derive(Debug)]
@@ -62,11 +62,15 @@ pub(super) async fn send(
         ExpectedResponse::Normal
     };
     let Outgoing { mut request, destination, scheme, .. } = outgoing;
+    let unstated = request.body().lost_its_length();
     let mut lease = upstreams.checkout(proxy, permit).await?;
     for attempt in 0.. {
         shape(&mut request, &lease, &destination, scheme);
         let sent = in_time(proxy, &exchange, lease.send(request, expected)).await;
         match sent {
+            Ok(Ok(response)) if unstated && response.status() == StatusCode::LENGTH_REQUIRED => {
+                return Err(wants_length(&destination));
+            }
             Ok(Ok(response)) => {
                 return Ok(Answer {
                     response,
@@ -119,6 +123,15 @@ struct Late;
 
 /// One retry is enough: it goes over a connection that was just opened.
 const MOST_RETRIES: u32 = 1;
+
+/// The length of a body that is rewritten while it streams is not known before its end.
+fn wants_length(destination: &Destination) -> Denial {
+    let detail = format!(
+        "{destination} wants the length of the body, and tokens are opened in it while it streams"
+    );
+    let hint = "send a smaller body, or have an operator raise limits.bufferedBody or take `body` out of the secret's `locations`";
+    Denial::new(DenyReason::LimitExceeded, detail, hint).with_status(413)
+}
 
 fn failed(
     destination: &Destination,
@@ -216,99 +229,10 @@ pub(super) fn own_answer(answer: Response<Bytes>, mut record: Record) -> Respons
     answer.map(|body| AnswerBody::own(body, record))
 }
 
-/// The client's body on its way to the upstream.
-#[derive(Debug)]
-pub(super) struct OutgoingBody {
-    incoming: Incoming,
-    exchange: Arc<Exchange>,
-    verdicts: Option<RequestVerdicts>,
-    finder: Arc<TokenFinder>,
-}
-
-impl OutgoingBody {
-    pub(super) fn new(
-        incoming: Incoming,
-        exchange: Arc<Exchange>,
-        verdicts: Option<RequestVerdicts>,
-        finder: Arc<TokenFinder>,
-    ) -> Self {
-        // hyper does not poll a body that is empty from the start.
-        exchange.sent_whole.store(incoming.is_end_stream(), Ordering::Relaxed);
-        Self { incoming, exchange, verdicts, finder }
-    }
-
-    /// The body ended early: the upstream must not take what it got for the whole.
-    fn cut(&self, denial: Denial) -> BodyCut {
-        self.exchange.cut(denial);
-        BodyCut(())
-    }
-
-    fn client_failed(&self, error: &hyper::Error) -> BodyCut {
-        tracing::debug!(%error, "a request body ended early");
-        let refusal = self.verdicts.as_ref().and_then(RequestVerdicts::body_refusal);
-        let detail = refusal.map_or_else(
-            || "the request body ended before its end".to_owned(),
-            |refusal| refusal.to_string(),
-        );
-        self.cut(Denial::new(
-            DenyReason::ProtocolNotAllowed,
-            detail,
-            "send a whole, well-formed body (RFC 9112 §7)",
-        ))
-    }
-}
-
-impl Body for OutgoingBody {
-    type Data = Bytes;
-    type Error = BodyCut;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyCut>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx));
-        Poll::Ready(match frame {
-            Some(Ok(frame)) => {
-                match frame.into_data() {
-                    Ok(data) => {
-                        self.exchange.out.fetch_add(data.len() as u64, Ordering::Relaxed);
-                        if self.incoming.is_end_stream() {
-                            self.exchange.sent_whole.store(true, Ordering::Relaxed);
-                        }
-                        Some(Ok(Frame::data(data)))
-                    }
-                    Err(frame) => frame.into_trailers().ok().map(|trailers| {
-                        match substitute::trailers(&self.finder, &trailers) {
-                            Ok(trailers) => {
-                                self.exchange.sent_whole.store(true, Ordering::Relaxed);
-                                Ok(Frame::trailers(trailers))
-                            }
-                            Err(denial) => Err(self.cut(denial)),
-                        }
-                    }),
-                }
-            }
-            Some(Err(error)) => Some(Err(self.client_failed(&error))),
-            None => {
-                self.exchange.sent_whole.store(true, Ordering::Relaxed);
-                None
-            }
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
 /// A body that was cut on purpose; the reason is in the request's record.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the body was cut")]
-pub struct BodyCut(());
+pub struct BodyCut(pub(super) ());
 
 /// The body of an answer: Tollgate's own, or the upstream's on its way to the client.
 #[derive(Debug)]

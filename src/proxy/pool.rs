@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use tower_service::Service as _;
 
 use super::Proxy;
-use super::forward::OutgoingBody;
 use super::h1::{ExpectedResponse, ResponseExpectations, ResponseGuard};
+use super::substitute::OutgoingBody;
 use crate::host::{Destination, Scheme};
 use crate::policy::{Denial, DenyReason, PolicyDigest, RequestPermit};
 

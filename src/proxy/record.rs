@@ -1,8 +1,8 @@
 //! Step 12: the audit event of one request, filled in along the path and written when the answer has ended, however it ended.
 
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use http::{Request, Version};
 use hyper::body::Incoming;
@@ -13,6 +13,7 @@ use super::{Client, Tunnel, Via};
 use crate::audit::{Digest, Event, Kind, RequestId, bounded};
 use crate::host::Destination;
 use crate::policy::{Denial, RequestPermit, RuleName};
+use crate::secret::SecretName;
 use crate::session::Session;
 
 /// The event of one request. Emitted when it is dropped, by whoever holds it last.
@@ -40,11 +41,25 @@ pub(super) struct Exchange {
     pub(super) scrubbed: AtomicU64,
     /// The request body was sent to its end.
     pub(super) sent_whole: AtomicBool,
+    /// The secrets that were opened in the request body, each once.
+    pub(super) in_body: Mutex<Vec<SecretName>>,
+    /// Tokens of the request body that went on as they were.
+    pub(super) tokens_in_body: AtomicU64,
     /// Why the request body was cut, if the client or a rule cut it.
     pub(super) cut: OnceLock<Denial>,
 }
 
 impl Exchange {
+    /// Notes the secrets that were opened in the body.
+    pub(super) fn opened_in_body(&self, secrets: Vec<SecretName>) {
+        let mut known = self.in_body.lock().unwrap_or_else(PoisonError::into_inner);
+        for secret in secrets {
+            if !known.contains(&secret) {
+                known.push(secret);
+            }
+        }
+    }
+
     /// Notes why the exchange is cut; the first reason stands.
     pub(super) fn cut(&self, denial: Denial) {
         if self.cut.set(denial).is_err() {
@@ -121,14 +136,7 @@ impl Record {
 
     /// Secrets were opened.
     pub(super) fn opened(&mut self, opened: Vec<OpenedAt>) {
-        self.edit(|event| {
-            for OpenedAt { secret, place } in opened {
-                if !event.secrets.contains(&secret) {
-                    event.secrets.push(secret);
-                }
-                event.locations.push(place);
-            }
-        });
+        self.edit(|event| add(event, opened));
     }
 
     /// A denial ended the request.
@@ -185,6 +193,12 @@ impl Drop for Record {
         open.event.bytes_out = open.exchange.out.load(Ordering::Relaxed);
         open.event.bytes_in = open.exchange.back.load(Ordering::Relaxed);
         open.event.scrubbed = open.exchange.scrubbed.load(Ordering::Relaxed);
+        open.event.tokens_in_body = open.exchange.tokens_in_body.load(Ordering::Relaxed);
+        let in_body = std::mem::take(
+            &mut *open.exchange.in_body.lock().unwrap_or_else(PoisonError::into_inner),
+        );
+        let at = |secret| OpenedAt { secret, place: "body".to_owned() };
+        add(&mut open.event, in_body.into_iter().map(at).collect());
         open.event.durations.total = micros(open.began);
         if let Some(denial) = open.exchange.cut.get() {
             let status = open.event.status;
@@ -193,6 +207,15 @@ impl Drop for Record {
         }
         open.client.proxy.audit.emit(&open.event);
         open.client.activity.ended();
+    }
+}
+
+fn add(event: &mut Event, opened: Vec<OpenedAt>) {
+    for OpenedAt { secret, place } in opened {
+        if !event.secrets.contains(&secret) {
+            event.secrets.push(secret);
+        }
+        event.locations.push(place);
     }
 }
 

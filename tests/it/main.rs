@@ -42,8 +42,8 @@ mod layers;
 /// Every bound holds, and who reaches one is told.
 mod limits;
 /// Large bodies stream in constant memory.
-/// The places beside headers that a secret may be opted into.
 mod memory;
+/// The places beside headers that a secret may be opted into.
 mod places;
 /// Upstream connections are used again, and never shared between sandboxes.
 mod pool;

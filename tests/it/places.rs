@@ -1,8 +1,10 @@
 //! The places beside headers that a secret may be opted into: query, path and body, over HTTP/1.1 and HTTP/2.
 
 use http::Request;
+use http_body::Frame;
+use serde_json::Value;
 
-use crate::support::{Protocol, Tollgate, Upstream, full};
+use crate::support::{Protocol, RequestBody, Sandbox, Tollgate, Upstream, full, streamed};
 
 const URLS: &str = r#"
 secretStores:
@@ -18,7 +20,7 @@ sandboxes: { sb-test: { secretStores: [keys] } }
 
 const BOTH: [Protocol; 2] = [Protocol::H1, Protocol::H2];
 
-fn get(target: &str) -> Request<crate::support::RequestBody> {
+fn get(target: &str) -> Request<RequestBody> {
     Request::get(format!("https://api.example.com{target}")).body(full("")).unwrap()
 }
 
@@ -122,5 +124,277 @@ sandboxes: { sb-test: { secretStores: [keys] } }
     assert_eq!(sandbox.send(get(&format!("/bot{token}/send"))).await.status, 200);
     assert_eq!(sandbox.send(get(&format!("/{token}/send"))).await.reason(), "path_not_allowed");
     assert_eq!(upstream.request().target, format!("/bot{}/send", tollgate.value("KEY")));
+    tollgate.finish().await;
+}
+
+const BODIES: &str = r#"
+secretStores:
+  keys:
+    egressAllowlist: [api.example.com, other.example.com]
+    secrets:
+      BODY: { from: { value: $BODY }, allowedHosts: [api.example.com], locations: [body] }
+      ODD: { from: { value: "odd \"value\" &=é" }, allowedHosts: [api.example.com], locations: [body] }
+      HEADER: { from: { value: $HEADER }, allowedHosts: [api.example.com] }
+sandboxes: { sb-test: { secretStores: [keys] } }
+"#;
+
+fn post(content_type: &str, body: impl Into<bytes::Bytes>) -> Request<RequestBody> {
+    Request::post("https://api.example.com/v1")
+        .header("content-type", content_type)
+        .body(full(body))
+        .unwrap()
+}
+
+/// A body of no stated length that comes in these pieces.
+fn pieces(content_type: &str, pieces: Vec<Vec<u8>>) -> Request<RequestBody> {
+    let frames = pieces.into_iter().map(|piece| Frame::data(piece.into()));
+    Request::post("https://api.example.com/v1")
+        .header("content-type", content_type)
+        .body(streamed(futures_util::stream::iter(frames)))
+        .unwrap()
+}
+
+/// Every kind of body with a token in it, and what must arrive.
+fn kinds(sandbox: &Sandbox, tollgate: &Tollgate) -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
+    let (body, odd, header) =
+        (sandbox.token("BODY"), sandbox.token("ODD"), sandbox.token("HEADER"));
+    let value = tollgate.value("BODY");
+    let hidden = body.replacen('o', "\\u006f", 1);
+    let percent = body.replacen('o', "%6f", 1);
+    let grpc = |message: &str| {
+        [&[0, 0, 0, 0, u8::try_from(message.len()).unwrap()], message.as_bytes()].concat()
+    };
+    vec![
+        (
+            "text/plain",
+            format!("{body}, {odd} {header} {hidden}").into(),
+            format!("{value}, odd \"value\" &=é {header} {hidden}").into(),
+        ),
+        (
+            "application/json",
+            format!(r#"{{"a": "{body}", "b": "{hidden}\\{odd}", "c": "{header}"}}"#).into(),
+            format!(r#"{{"a": "{value}", "b": "{value}\\odd \"value\" &=é", "c": "{header}"}}"#)
+                .into(),
+        ),
+        (
+            "application/x-www-form-urlencoded",
+            format!("a={percent}&b=+{odd}&c={header}").into(),
+            format!("a={value}&b=+odd%20%22value%22%20%26%3D%C3%A9&c={header}").into(),
+        ),
+        (
+            "multipart/form-data; boundary=x",
+            format!("--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n{odd}\r\n--x--\r\n")
+                .into(),
+            "--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nodd \"value\" &=é\r\n--x--\r\n"
+                .into(),
+        ),
+        (
+            "application/grpc",
+            [grpc(body), grpc("plain"), vec![1, 0, 0, 0, 43], body.into()].concat(),
+            [grpc(&value), grpc("plain"), vec![1, 0, 0, 0, 43], body.into()].concat(),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn a_small_body_is_rewritten_and_its_length_is_exact() {
+    for protocol in BOTH {
+        let upstream = Upstream::https("api.example.com").answering(200, &[], "fine").await;
+        let tollgate = Tollgate::with(BODIES, &[&upstream]).await;
+        let sandbox = tollgate.sandbox("sb-test");
+        let kinds = kinds(&sandbox, &tollgate);
+        for (content_type, sent, _) in &kinds {
+            let answer = sandbox.send_over(protocol, post(content_type, sent.clone())).await;
+            assert_eq!(answer.status, 200, "{content_type}: {}", answer.text());
+        }
+        for (request, (content_type, _, expected)) in upstream.requests().iter().zip(&kinds) {
+            assert_eq!(request.body, expected.clone(), "{protocol:?} {content_type}");
+            assert_eq!(request.header("content-length").unwrap(), expected.len().to_string());
+            assert_eq!(request.header("transfer-encoding"), None);
+        }
+        let events = tollgate.finish().await;
+        let event = events.iter().find(|event| event["method"] == "POST").unwrap();
+        assert_eq!(event["secrets"], serde_json::json!(["BODY", "ODD"]));
+        assert_eq!(event["locations"], serde_json::json!(["body", "body"]));
+        assert_eq!(event["tokensInBody"], 1);
+    }
+}
+
+#[tokio::test]
+async fn a_body_of_unknown_length_is_rewritten_while_it_streams() {
+    for protocol in BOTH {
+        let upstream = Upstream::https("api.example.com").answering(200, &[], "fine").await;
+        let tollgate = Tollgate::with(BODIES, &[&upstream]).await;
+        let sandbox = tollgate.sandbox("sb-test");
+        let kinds = kinds(&sandbox, &tollgate);
+        for (content_type, sent, _) in &kinds {
+            let split = sent.chunks(5).map(<[u8]>::to_vec).collect();
+            let answer = sandbox.send_over(protocol, pieces(content_type, split)).await;
+            assert_eq!(answer.status, 200, "{content_type}: {}", answer.text());
+        }
+        for (request, (content_type, _, expected)) in upstream.requests().iter().zip(&kinds) {
+            assert_eq!(request.body, expected.clone(), "{protocol:?} {content_type}");
+            assert_eq!(request.header("content-length"), None);
+        }
+        tollgate.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn a_large_body_streams_without_the_length_that_the_client_stated() {
+    for (h2_only, framing) in [(false, Some("chunked".to_owned())), (true, None)] {
+        for protocol in BOTH {
+            let upstream = Upstream::https("api.example.com").answering(200, &[], "fine");
+            let upstream = if h2_only { upstream.h2_only() } else { upstream.h1_only() }.await;
+            let tollgate = small_bodies(&upstream).await;
+            let sandbox = tollgate.sandbox("sb-test");
+            let padding = "x".repeat(300_000);
+            let sent = format!("{padding}{}{padding}", sandbox.token("BODY"));
+            let request = Request::post("https://api.example.com/v1")
+                .header("b-first", "1")
+                .header("content-length", sent.len())
+                .header("a-last", "2")
+                .body(full(sent))
+                .unwrap();
+            let answer = sandbox.send_over(protocol, request).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            let request = upstream.request();
+            let expected = format!("{padding}{}{padding}", tollgate.value("BODY"));
+            assert!(request.body == expected, "{protocol:?}: {} bytes", request.body.len());
+            assert_eq!(request.header("content-length"), None);
+            assert_eq!(request.header("transfer-encoding"), framing);
+            tollgate.finish().await;
+        }
+    }
+}
+
+async fn small_bodies(upstream: &Upstream) -> Tollgate {
+    let limits = serde_json::json!({ "limits": { "bufferedBody": "1KiB" } });
+    Tollgate::describe(BODIES, &[upstream]).config(limits).start().await
+}
+
+#[tokio::test]
+async fn an_upstream_that_wants_a_length_gets_none_and_the_client_learns_why() {
+    let upstream = Upstream::https("api.example.com").answering(411, &[], "length!").await;
+    let tollgate = small_bodies(&upstream).await;
+    let sandbox = tollgate.sandbox("sb-test");
+    let answer = sandbox.send(post("text/plain", "x".repeat(2000))).await;
+    assert_eq!((answer.status, answer.reason()), (413, "limit_exceeded"));
+    assert!(answer.json()["hint"].as_str().unwrap().contains("bufferedBody"), "{}", answer.text());
+    let answer = sandbox.send(post("text/plain", "x".repeat(1000))).await;
+    assert_eq!((answer.status, answer.text().as_str()), (411, "length!"));
+    tollgate.finish().await;
+}
+
+#[tokio::test]
+async fn trailers_follow_a_body_that_was_rewritten() {
+    let upstream = Upstream::https("api.example.com").answering(200, &[], "fine").await;
+    let tollgate = Tollgate::with(BODIES, &[&upstream]).await;
+    let sandbox = tollgate.sandbox("sb-test");
+    let trailers = [("x-sum".parse().unwrap(), "1".parse().unwrap())].into_iter().collect();
+    let frames = [Frame::data(sandbox.token("BODY").to_owned().into()), Frame::trailers(trailers)];
+    let request = Request::post("https://api.example.com/v1")
+        .header("te", "trailers")
+        .body(streamed(futures_util::stream::iter(frames)))
+        .unwrap();
+    assert_eq!(sandbox.send_h2(request).await.status, 200);
+    let request = upstream.request();
+    assert_eq!(request.body, tollgate.value("BODY"));
+    assert_eq!(request.trailers, [("x-sum".to_owned(), "1".to_owned())]);
+    tollgate.finish().await;
+}
+
+#[tokio::test]
+async fn a_body_in_which_nothing_is_opened_leaves_as_it_came() {
+    let upstream = Upstream::https("api.example.com").h1_only().answering(200, &[], "fine").await;
+    let tollgate = Tollgate::with(BODIES, &[&upstream]).await;
+    let sandbox = tollgate.sandbox("sb-test");
+    let body = format!(r#"{{"a": "\u006f {}"}}"#, sandbox.token("HEADER"));
+    assert_eq!(sandbox.send(post("application/json", body.clone())).await.status, 200);
+    let encoded = Request::post("https://api.example.com/v1")
+        .header("content-encoding", "gzip")
+        .body(full(sandbox.token("BODY").to_owned()))
+        .unwrap();
+    assert_eq!(sandbox.send(encoded).await.status, 200);
+    let requests = upstream.requests();
+    assert_eq!(requests[0].body, body);
+    assert_eq!(requests[0].header("content-length").unwrap(), body.len().to_string());
+    assert_eq!(requests[1].body, sandbox.token("BODY"));
+    tollgate.finish().await;
+}
+
+#[tokio::test]
+async fn tokens_in_bodies_that_may_not_be_opened_are_counted() {
+    let api = Upstream::https("api.example.com").answering(200, &[], "fine").await;
+    let other = Upstream::https("other.example.com").answering(200, &[], "fine").await;
+    let plain = Upstream::http("api.example.com").answering(200, &[], "fine").await;
+    let tollgate = Tollgate::with(BODIES, &[&api, &other, &plain]).await;
+    let sandbox = tollgate.sandbox("sb-test");
+    let body = format!("{0}{0} {1}", sandbox.token("BODY"), sandbox.token("HEADER"));
+    for url in ["https://other.example.com/", "http://api.example.com/"] {
+        let request = Request::post(url).body(full(body.clone())).unwrap();
+        assert_eq!(sandbox.send(request).await.status, 200, "{url}");
+    }
+    assert_eq!(
+        (&other.request().body, &plain.request().body),
+        (&body.clone().into(), &body.into())
+    );
+    let events = tollgate.finish().await;
+    let counts: Vec<_> = events
+        .iter()
+        .filter(|event| event["method"] == "POST")
+        .map(|event| (event["tokensInBody"].clone(), event["secrets"].clone()))
+        .collect();
+    assert_eq!(counts, [(3.into(), Value::Null), (3.into(), Value::Null)]);
+}
+
+#[tokio::test]
+async fn a_value_that_cannot_be_fetched_is_never_replaced_by_its_token() {
+    let policy = r#"
+secretStores:
+  keys:
+    egressAllowlist: [api.example.com]
+    secrets: { GONE: { from: { file: gone }, allowedHosts: [api.example.com], locations: [body] } }
+sandboxes: { sb-test: { secretStores: [keys] } }
+"#;
+    let upstream = Upstream::https("api.example.com").answering(200, &[], "fine").await;
+    let tollgate = Tollgate::with(policy, &[&upstream]).await;
+    let sandbox = tollgate.sandbox("sb-test");
+    let body = format!("key: {}", sandbox.token("GONE"));
+    let answer = sandbox.send(post("text/plain", body.clone())).await;
+    assert_eq!((answer.status, answer.reason()), (503, "secret_unavailable"));
+    let answer = sandbox.send(pieces("text/plain", vec![body.into_bytes()])).await;
+    assert_eq!((answer.status, answer.reason()), (503, "secret_unavailable"));
+    assert_eq!(upstream.connections(), 0);
+    // A small body without the token needs no value.
+    assert_eq!(sandbox.send(post("text/plain", "nothing")).await.status, 200);
+    tollgate.finish().await;
+}
+
+#[tokio::test]
+async fn a_value_that_is_no_text_cannot_stand_in_json() {
+    let policy = r#"
+secretStores:
+  keys:
+    egressAllowlist: [api.example.com]
+    secrets: { BINARY: { from: { file: binary }, allowedHosts: [api.example.com], locations: [body] } }
+sandboxes: { sb-test: { secretStores: [keys] } }
+"#;
+    let upstream = Upstream::https("api.example.com").answering(200, &[], "fine").await;
+    let tollgate = Tollgate::describe(policy, &[&upstream]).start().await;
+    let value = b"\xff\xfe binary value".to_vec();
+    std::fs::write(tollgate.policy_file().with_file_name("binary"), &value).unwrap();
+    let sandbox = tollgate.sandbox("sb-test");
+    let token = sandbox.token("BINARY").to_owned();
+    for request in [
+        post("application/json", format!("\"{token}\"")),
+        pieces("application/json", vec![format!("\"{token}\"").into_bytes()]),
+    ] {
+        let answer = sandbox.send(request).await;
+        assert_eq!((answer.status, answer.reason()), (403, "secret_unavailable"));
+    }
+    assert_eq!(upstream.requests().len(), 0);
+    assert_eq!(sandbox.send(post("application/octet-stream", token)).await.status, 200);
+    assert_eq!(upstream.request().body, value);
     tollgate.finish().await;
 }

@@ -8,69 +8,139 @@ use zeroize::Zeroizing;
 /// The escapes of a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
+    /// None: bytes are what they are.
+    Raw,
     /// URLs and forms (RFC 3986 §2.1).
     Percent,
+    /// The strings of JSON (RFC 8259 §7). Outside of strings there are no backslashes, so that one reading serves the whole text.
+    Json,
 }
 
 /// All but the unreserved characters (RFC 3986 §2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// Stands in a decoded text for what no token holds.
+const BLANK: u8 = 0xff;
+
 impl Encoding {
-    /// Reads a text through its escapes.
+    /// Reads a text through its escapes, up to an escape that is not whole.
     pub(super) fn decode(self, text: &[u8]) -> Decoded<'_> {
-        let mut decoded = Decoded { text: Cow::Borrowed(text), jumps: Vec::new() };
+        let mut decoded =
+            Decoded { text: Cow::Borrowed(text), jumps: Vec::new(), whole: text.len() };
+        let mut copied = 0;
         let mut from = 0;
         while let Some(at) = self.next_escape(text, from) {
-            let (length, byte) = self.unit(text.get(at..).unwrap_or_default());
-            if length > 1 {
-                decoded.jump(text, at, length, byte);
-            }
-            from = at + length;
+            from = match self.escape(text.get(at..).unwrap_or_default()) {
+                Escape::Byte(length, byte) => {
+                    let out = decoded.catch_up(text, copied, at);
+                    out.push(byte);
+                    let jump = Jump { decoded: out.len(), source: at + length };
+                    decoded.jumps.push(jump);
+                    copied = at + length;
+                    copied
+                }
+                Escape::Other(length) => {
+                    let out = decoded.catch_up(text, copied, at);
+                    out.resize(out.len() + length, BLANK);
+                    copied = at + length;
+                    copied
+                }
+                Escape::None => at + 1,
+                Escape::Open => {
+                    decoded.whole = at;
+                    break;
+                }
+            };
         }
-        decoded.close(text);
+        decoded.close(text, copied);
         decoded
     }
 
-    /// The bytes of a value as they are written in this place.
-    pub(super) fn encode(self, value: &[u8]) -> Zeroizing<Vec<u8>> {
+    /// The bytes of a value as they are written in this place; `None` if it has no form there.
+    pub(super) fn encode(self, value: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let mut out = Zeroizing::new(Vec::with_capacity(value.len() * 6));
         match self {
+            Self::Raw => out.extend_from_slice(value),
             Self::Percent => {
-                let mut out = Zeroizing::new(Vec::with_capacity(value.len() * 3));
-                for piece in percent_encode(value, RESERVED) {
-                    out.extend_from_slice(piece.as_bytes());
-                }
-                out
+                percent_encode(value, RESERVED)
+                    .for_each(|piece| out.extend_from_slice(piece.as_bytes()));
+            }
+            Self::Json => {
+                str::from_utf8(value).ok()?;
+                value.iter().for_each(|&byte| push_json(byte, &mut out));
             }
         }
+        Some(out)
     }
 
     fn next_escape(self, text: &[u8], from: usize) -> Option<usize> {
         let escape = match self {
+            Self::Raw => return None,
             Self::Percent => b'%',
+            Self::Json => b'\\',
         };
         memchr::memchr(escape, text.get(from..)?).map(|at| from + at)
     }
 
-    /// The length of the unit that begins with an escape byte, and the byte that it stands for.
-    fn unit(self, text: &[u8]) -> (usize, u8) {
+    /// What stands at the beginning of a text that begins with an escape byte.
+    fn escape(self, text: &[u8]) -> Escape {
         match (self, text) {
-            (Self::Percent, [_, high, low, ..]) => match (digit(*high), digit(*low)) {
-                (Some(high), Some(low)) => (3, high << 4 | low),
-                _ => (1, b'%'),
-            },
-            (Self::Percent, _) => (1, b'%'),
+            (Self::Percent, [_, digits @ ..]) => hex_escape(1, digits, 2, Escape::None),
+            (Self::Json, [_]) => Escape::Open,
+            (Self::Json, [_, b'u', digits @ ..]) => hex_escape(2, digits, 4, Escape::Other(2)),
+            (Self::Json, _) => Escape::Other(2),
+            (Self::Raw, _) | (_, []) => Escape::None,
         }
     }
 }
 
-fn digit(byte: u8) -> Option<u8> {
-    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+/// An escape of `wanted` hexadecimal digits behind a prefix.
+fn hex_escape(prefix: usize, text: &[u8], wanted: usize, otherwise: Escape) -> Escape {
+    let digits = text.get(..wanted).unwrap_or(text);
+    let mut number = 0;
+    for &byte in digits {
+        let Some(digit) = char::from(byte).to_digit(16) else { return otherwise };
+        number = number << 4 | digit;
+    }
+    match u8::try_from(number) {
+        _ if digits.len() < wanted => Escape::Open,
+        Ok(byte) if byte.is_ascii_graphic() => Escape::Byte(prefix + wanted, byte),
+        _ => Escape::Other(prefix + wanted),
+    }
+}
+
+fn push_json(byte: u8, out: &mut Vec<u8>) {
+    match byte {
+        b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+        b'\n' => out.extend_from_slice(b"\\n"),
+        b'\r' => out.extend_from_slice(b"\\r"),
+        b'\t' => out.extend_from_slice(b"\\t"),
+        0..=0x1f => {
+            let digit = |nibble: u8| char::from_digit(nibble.into(), 16).map_or(b'0', |c| c as u8);
+            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 15)]);
+        }
+        _ => out.push(byte),
+    }
+}
+
+/// What an escape byte begins.
+enum Escape {
+    /// So many bytes that stand for one that a token may hold.
+    Byte(usize, u8),
+    /// So many bytes that stand for something else.
+    Other(usize),
+    /// Nothing: the byte stands for itself.
+    None,
+    /// An escape that goes on behind the end of the text.
+    Open,
 }
 
 /// A text without its escapes, each position of which leads back to the text.
 #[derive(Debug)]
 pub(super) struct Decoded<'t> {
     pub(super) text: Cow<'t, [u8]>,
+    /// So many bytes of the text were read.
+    pub(super) whole: usize,
     jumps: Vec<Jump>,
 }
 
@@ -89,20 +159,22 @@ impl Decoded<'_> {
         jump.map_or(at, |jump| jump.source + (at - jump.decoded))
     }
 
-    fn jump(&mut self, text: &[u8], at: usize, length: usize, byte: u8) {
-        let copied = self.jumps.last().map_or(0, |jump| jump.source);
-        if self.jumps.is_empty() {
+    /// The decoded text, up to a position of the text.
+    fn catch_up(&mut self, text: &[u8], copied: usize, at: usize) -> &mut Vec<u8> {
+        if copied == 0 {
             self.text = Cow::Owned(Vec::with_capacity(text.len()));
         }
         let out = self.text.to_mut();
         out.extend_from_slice(text.get(copied..at).unwrap_or_default());
-        out.push(byte);
-        self.jumps.push(Jump { decoded: out.len(), source: at + length });
+        out
     }
 
-    fn close(&mut self, text: &[u8]) {
-        if let Some(last) = self.jumps.last() {
-            self.text.to_mut().extend_from_slice(text.get(last.source..).unwrap_or_default());
+    fn close(&mut self, text: &[u8], copied: usize) {
+        match &mut self.text {
+            Cow::Owned(out) => {
+                out.extend_from_slice(text.get(copied..self.whole).unwrap_or_default());
+            }
+            Cow::Borrowed(whole) => *whole = whole.get(..self.whole).unwrap_or_default(),
         }
     }
 }
@@ -111,12 +183,51 @@ impl Decoded<'_> {
 mod tests {
     use super::*;
 
+    #[track_caller]
+    fn decodes(encoding: Encoding, text: &str, expected: &str, whole: usize) {
+        let decoded = encoding.decode(text.as_bytes());
+        let shown: String = decoded
+            .text
+            .iter()
+            .map(|&byte| if byte == BLANK { '_' } else { char::from(byte) })
+            .collect();
+        assert_eq!((shown.as_str(), decoded.whole), (expected, whole), "{text}");
+        assert_eq!(decoded.source(decoded.text.len()), whole, "{text}");
+    }
+
+    #[test]
+    fn escapes_are_read_and_open_ones_are_left() {
+        decodes(Encoding::Raw, r"a%62\u0063\", r"a%62\u0063\", 11);
+        decodes(Encoding::Percent, "a%62c%%64%zz%6", "abc%d%zz", 12);
+        decodes(Encoding::Percent, "%0a%C3%a9%", "_________", 9);
+        decodes(Encoding::Percent, "plain%", "plain", 5);
+        decodes(Encoding::Json, r#"a\u0062c\"\\u0064"#, "abc____u0064", 17);
+        decodes(Encoding::Json, r"\u00e9\n\/\uzz\u006", "____________zz", 14);
+        decodes(Encoding::Json, "plain\\", "plain", 5);
+    }
+
     #[test]
     fn positions_lead_back_through_escapes() {
-        let decoded = Encoding::Percent.decode(b"a%62c%%64%zz%6");
-        assert_eq!(&*decoded.text, b"abc%d%zz%6");
+        let decoded = Encoding::Percent.decode(b"a%62c%%64%zz");
         let sources: Vec<usize> = (0..=decoded.text.len()).map(|at| decoded.source(at)).collect();
-        assert_eq!(sources, [0, 1, 4, 5, 6, 9, 10, 11, 12, 13, 14]);
-        assert!(matches!(Encoding::Percent.decode(b"plain").text, Cow::Borrowed(_)));
+        assert_eq!(sources, [0, 1, 4, 5, 6, 9, 10, 11, 12]);
+        assert!(matches!(Encoding::Json.decode(b"plain").text, Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn values_are_written_with_the_escapes_of_their_place() {
+        let encode = |encoding: Encoding, value: &[u8]| {
+            encoding.encode(value).map(|out| String::from_utf8_lossy(&out).into_owned())
+        };
+        let value = "a-._~+/ \"\\\n\u{1}é".as_bytes();
+        assert_eq!(encode(Encoding::Percent, value).unwrap(), "a-._~%2B%2F%20%22%5C%0A%01%C3%A9");
+        let json = encode(Encoding::Json, value).unwrap();
+        assert_eq!(json, r#"a-._~+/ \"\\\n\u0001é"#);
+        assert_eq!(
+            serde_json::from_str::<String>(&format!("\"{json}\"")).unwrap().as_bytes(),
+            value
+        );
+        assert_eq!(encode(Encoding::Json, b"\xff"), None);
+        assert_eq!(Encoding::Raw.encode(b"\xff").unwrap().as_slice(), b"\xff");
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! One pass: what is written is never read again. A token in the head of a request where it may not stand ends it.
 
+mod body;
 mod encoding;
 mod header;
 mod tokens;
@@ -15,13 +16,14 @@ use http::{Request, Version};
 use hyper::body::Incoming;
 
 use super::Via;
-use super::forward::{Outgoing, OutgoingBody};
+use super::forward::Outgoing;
 use super::record::Record;
 use super::scrub::Coding;
 use crate::policy::{BoundSecret, Denial, DenyReason, RequestPermit};
 use crate::secret::{SecretName, TokenFinder};
 use crate::session::{Recognised, Session};
 
+pub(super) use body::OutgoingBody;
 pub(super) use tokens::Tokens;
 
 /// Makes the request that leaves: connection fields dropped, tokens opened, injected fields added.
@@ -48,8 +50,7 @@ pub(super) async fn request(
     if !permit.secrets().is_empty() {
         ask_for_readable_answers(&mut parts.headers);
     }
-    let verdicts = via.verdicts.get().cloned();
-    let body = OutgoingBody::new(body, record.exchange(), verdicts, session.finder().clone());
+    let body = body::open(&tokens, via, &mut parts.headers, body, record.exchange()).await?;
     let request = Request::from_parts(parts, body);
     Ok(Outgoing {
         request,

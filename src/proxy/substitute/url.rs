@@ -27,10 +27,13 @@ pub(super) async fn open(tokens: &Tokens<'_>, uri: &mut Uri) -> Result<Vec<Opene
     };
     let Some(last) = log.last() else { return Ok(log) };
     let mut text = Zeroizing::new(String::new());
-    text.push_str(path.as_ref().map_or_else(|| target.path(), |path| path));
+    text.push_str(match &path {
+        Some(path) => path,
+        None => target.path(),
+    });
     if let Some(sent) = target.query() {
         text.push('?');
-        text.push_str(query.as_ref().map_or(sent, |query| query));
+        text.push_str(query.as_ref().map_or(sent, |query| query.as_str()));
     }
     let unfit = || tokens::unfit(&last.secret, "a URL");
     let target = PathAndQuery::try_from(text.as_str()).map_err(|_error| unfit())?;
@@ -59,8 +62,9 @@ async fn opened(
         let secret = tokens.secret(decoded.text.get(token).unwrap_or_default(), place)?;
         let name = &secret.bound.name;
         let value = Encoding::Percent.encode(value_of(secret).await?.expose());
+        let value = value.as_ref().and_then(|value| str::from_utf8(value).ok());
         out.push_str(part.get(copied..start).unwrap_or_default());
-        out.push_str(str::from_utf8(&value).map_err(|_error| tokens::unfit(name, "a URL"))?);
+        out.push_str(value.ok_or_else(|| tokens::unfit(name, "a URL"))?);
         log.push(OpenedAt { secret: name.clone(), place: place.to_string() });
         copied = end;
     }

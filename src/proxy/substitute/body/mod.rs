@@ -1,0 +1,229 @@
+//! Tokens in bodies, for secrets that are opted into `body`. A token of any other secret goes on as it is and is counted.
+//!
+//! A body of stated length within `limits.bufferedBody` is rewritten whole and gets its exact length; any other streams through a
+//! [`Rewriter`] in constant memory, without a stated length. A body with `Content-Encoding` is not searched.
+
+mod count;
+mod grpc;
+mod outgoing;
+mod text;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::body::{Body as _, Incoming};
+
+use self::grpc::Grpc;
+use self::text::{Tally, Text, Unfit, Values};
+use super::encoding::Encoding;
+use super::tokens::{Tokens, value_of};
+use crate::host::Scheme;
+use crate::policy::{Denial, DenyReason};
+use crate::proxy::Via;
+use crate::proxy::record::Exchange;
+use crate::secret::TokenFinder;
+use crate::session::SealedSecret;
+
+pub(in crate::proxy) use outgoing::OutgoingBody;
+
+/// The body as it leaves: untouched where no secret is opted in, else rewritten now or while it streams.
+pub(super) async fn open(
+    tokens: &Tokens<'_>,
+    via: &Via,
+    headers: &mut HeaderMap,
+    incoming: Incoming,
+    exchange: Arc<Exchange>,
+) -> Result<OutgoingBody, Denial> {
+    let finder = tokens.session.finder().clone();
+    let body = OutgoingBody::new(incoming, exchange, via.verdicts.get().cloned(), finder.clone());
+    if body.is_end_stream() || tokens.session.secrets().is_empty() || is_encoded(headers) {
+        return Ok(body);
+    }
+    let opted = opted_in(tokens);
+    if opted.is_empty() {
+        return Ok(body.counting());
+    }
+    let limits = &via.client.proxy.limits;
+    let kind = Kind::of(headers);
+    let most = limits.buffered_body.get();
+    let rewriter = |values| Rewriter::new(finder.clone(), Arc::new(values), kind, most);
+    if body.size_hint().exact().is_none_or(|length| length > most as u64) {
+        let values = fetched(&opted, kind).await?;
+        drop_length(headers);
+        return Ok(body.rewriting(rewriter(values)));
+    }
+    let sent = body.collect(limits.response_timeout).await?;
+    let needed: Vec<_> = {
+        let found = rewriter(markers(&opted)).whole(sent.bytes()).map_err(unfit)?.1.opened;
+        opted.into_iter().filter(|secret| found.contains(&secret.bound.name)).collect()
+    };
+    let values = fetched(&needed, kind).await?;
+    let (whole, tally) = rewriter(values).whole(sent.bytes()).map_err(unfit)?;
+    if !tally.opened.is_empty() {
+        restate_length(headers, whole.len());
+    }
+    Ok(sent.rewritten(Bytes::from(whole), tally))
+}
+
+/// The secrets that may be opened in this body.
+fn opted_in<'a>(tokens: &Tokens<'a>) -> Vec<&'a SealedSecret> {
+    if tokens.permit.scheme() == Scheme::Http {
+        return Vec::new();
+    }
+    let permitted = tokens.permit.secrets().iter().filter(|bound| bound.locations.body);
+    permitted.filter_map(|bound| tokens.session.by_name(&bound.name)).collect()
+}
+
+/// Values of the secrets; a body that streams cannot wait for a source halfway.
+async fn fetched(secrets: &[&SealedSecret], kind: Kind) -> Result<Values, Denial> {
+    let mut values = Values::default();
+    for secret in secrets {
+        let value = value_of(secret).await?;
+        values.add(&secret.token, secret.bound.name.clone(), value.expose(), kind.text());
+    }
+    Ok(values)
+}
+
+/// Stands in for values where only the tokens are looked for.
+fn markers(secrets: &[&SealedSecret]) -> Values {
+    let mut values = Values::default();
+    for secret in secrets {
+        values.add(&secret.token, secret.bound.name.clone(), b"", Encoding::Raw);
+    }
+    values
+}
+
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
+    encodings.any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+fn unfit(Unfit(name): Unfit) -> Denial {
+    Denial::new(
+        DenyReason::SecretUnavailable,
+        format!("the value of {name} cannot stand in a body of this kind: it is not UTF-8"),
+        "send it in another place, or have an operator encode the value",
+    )
+    .with_status(403)
+}
+
+/// The map is rebuilt, never removed from: removal would reorder what stays.
+fn drop_length(headers: &mut HeaderMap) {
+    if headers.contains_key(CONTENT_LENGTH) {
+        let old = std::mem::take(headers);
+        for (name, value) in old.iter().filter(|(name, _)| **name != CONTENT_LENGTH) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+}
+
+fn restate_length(headers: &mut HeaderMap, length: usize) {
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+}
+
+/// How a body is read, by its Content-Type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Text with these escapes.
+    Text(Encoding),
+    /// Messages that hold such text.
+    Grpc(Encoding),
+}
+
+impl Kind {
+    fn of(headers: &HeaderMap) -> Self {
+        let written = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        let essence = written.split(|&byte| byte == b';').next().unwrap_or_default();
+        let essence = essence.trim_ascii().to_ascii_lowercase();
+        let json = essence.ends_with(b"+json");
+        match essence.as_slice() {
+            essence if essence.starts_with(b"application/grpc-web-text") => {
+                Self::Text(Encoding::Raw)
+            }
+            essence if essence.starts_with(b"application/grpc") => {
+                Self::Grpc(if json { Encoding::Json } else { Encoding::Raw })
+            }
+            b"application/x-www-form-urlencoded" => Self::Text(Encoding::Percent),
+            b"application/json"
+            | b"text/json"
+            | b"application/x-ndjson"
+            | b"application/ndjson"
+            | b"application/jsonl"
+            | b"application/x-jsonlines"
+            | b"application/json-seq" => Self::Text(Encoding::Json),
+            _ if json => Self::Text(Encoding::Json),
+            _ => Self::Text(Encoding::Raw),
+        }
+    }
+
+    const fn text(self) -> Encoding {
+        match self {
+            Self::Text(encoding) | Self::Grpc(encoding) => encoding,
+        }
+    }
+}
+
+/// Opens tokens in one body, piece by piece, in constant memory.
+#[derive(Debug)]
+enum Rewriter {
+    Text(Text),
+    Grpc(Grpc),
+}
+
+impl Rewriter {
+    /// `most` is the longest gRPC message that is looked at, in bytes.
+    fn new(finder: Arc<TokenFinder>, values: Arc<Values>, kind: Kind, most: usize) -> Self {
+        let text = Text::new(finder, values, kind.text());
+        match kind {
+            Kind::Text(_) => Self::Text(text),
+            Kind::Grpc(_) => Self::Grpc(Grpc::new(text, most)),
+        }
+    }
+
+    /// Takes a piece, and appends what of it and of the pieces before is settled.
+    fn push(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<(), Unfit> {
+        match self {
+            Self::Text(text) => text.push(data, out),
+            Self::Grpc(grpc) => grpc.push(data, out),
+        }
+    }
+
+    /// The body has ended: appends what is left.
+    fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Unfit> {
+        match self {
+            Self::Text(text) => text.finish(out),
+            Self::Grpc(grpc) => {
+                grpc.finish(out);
+                Ok(())
+            }
+        }
+    }
+
+    /// What was found so far, and not told before.
+    fn tally(&mut self) -> Tally {
+        match self {
+            Self::Text(text) | Self::Grpc(Grpc { text, .. }) => std::mem::take(&mut text.tally),
+        }
+    }
+
+    /// A whole body at once.
+    fn whole(mut self, body: &[u8]) -> Result<(Vec<u8>, Tally), Unfit> {
+        let mut out = Vec::with_capacity(body.len() + 256);
+        self.push(body, &mut out)?;
+        self.finish(&mut out)?;
+        Ok((out, self.tally()))
+    }
+}
+
+/// Notes what was found in a body.
+fn note(exchange: &Exchange, tally: Tally) {
+    exchange.tokens_in_body.fetch_add(tally.passed, Ordering::Relaxed);
+    if !tally.opened.is_empty() {
+        exchange.opened_in_body(tally.opened);
+    }
+}
+
+#[cfg(test)]
+mod tests;

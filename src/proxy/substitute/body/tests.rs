@@ -1,0 +1,316 @@
+//! The streaming engine against a slow, obvious reference, for every kind of body and any pieces.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::secret::{SealKey, SealedToken};
+
+const KINDS: [Kind; 5] = [
+    Kind::Text(Encoding::Raw),
+    Kind::Text(Encoding::Percent),
+    Kind::Text(Encoding::Json),
+    Kind::Grpc(Encoding::Raw),
+    Kind::Grpc(Encoding::Json),
+];
+
+/// The longest gRPC message that is looked at.
+const MOST: usize = 300;
+
+fn token(name: &str) -> SealedToken {
+    static KNOWN: LazyLock<HashMap<&str, SealedToken>> = LazyLock::new(|| {
+        ["FIRST", "SECOND", "STRANGER", "BINARY"]
+            .into_iter()
+            .map(|name| (name, derived(name)))
+            .collect()
+    });
+    KNOWN[name].clone()
+}
+
+fn derived(name: &str) -> SealedToken {
+    SealKey::new(&[3; 32]).seal(&"sb".parse().unwrap(), 0, &name.parse().unwrap())
+}
+
+/// Each secret with its value; the first value holds the second's token, which must not be opened in its turn.
+fn secrets() -> [(&'static str, String); 2] {
+    [("FIRST", format!("a\"b\\c\n{}é%41&=", token("SECOND").as_str())), ("SECOND", "v".to_owned())]
+}
+
+fn rewriter(kind: Kind) -> Rewriter {
+    let mut values = Values::default();
+    for (name, value) in secrets() {
+        values.add(&token(name), name.parse().unwrap(), value.as_bytes(), kind.text());
+    }
+    Rewriter::new(Arc::default(), Arc::new(values), kind, MOST)
+}
+
+fn rewritten<'p>(kind: Kind, pieces: impl Iterator<Item = &'p [u8]>) -> (Vec<u8>, Tally) {
+    let mut rewriter = rewriter(kind);
+    let mut out = Vec::new();
+    for piece in pieces {
+        rewriter.push(piece, &mut out).unwrap();
+    }
+    rewriter.finish(&mut out).unwrap();
+    (out, rewriter.tally())
+}
+
+fn reference(kind: Kind, body: &[u8]) -> Vec<u8> {
+    match kind {
+        Kind::Text(encoding) => text_reference(encoding, body),
+        Kind::Grpc(encoding) => grpc_reference(encoding, body),
+    }
+}
+
+fn grpc_reference(encoding: Encoding, mut body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    while let [flag, a, b, c, d, rest @ ..] = body {
+        let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+        let Some((message, rest)) = rest.split_at_checked(length) else { break };
+        let message = match flag {
+            0 if length <= MOST => text_reference(encoding, message),
+            _ => message.to_vec(),
+        };
+        out.push(*flag);
+        out.extend_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
+        out.extend_from_slice(&message);
+        body = rest;
+    }
+    out.extend_from_slice(body);
+    out
+}
+
+/// Looks at every unit of the text in turn: is this the beginning of one of the tokens?
+fn text_reference(encoding: Encoding, text: &[u8]) -> Vec<u8> {
+    let units = units(encoding, text);
+    let mut out = Vec::new();
+    let mut at = 0;
+    while at < units.len() {
+        let secret = secrets().into_iter().find(|(name, _)| {
+            let token = token(name);
+            let token = token.as_str().bytes().map(Some);
+            units
+                .get(at..at + SealedToken::LEN)
+                .is_some_and(|units| units.iter().map(|(_, byte)| *byte).eq(token))
+        });
+        match secret {
+            Some((_, value)) => {
+                out.extend_from_slice(&written(encoding, &value));
+                at += SealedToken::LEN;
+            }
+            None => {
+                out.extend_from_slice(units[at].0);
+                at += 1;
+            }
+        }
+    }
+    out
+}
+
+fn written(encoding: Encoding, value: &str) -> Vec<u8> {
+    match encoding {
+        Encoding::Raw => value.into(),
+        Encoding::Json => {
+            let quoted = serde_json::to_string(value).unwrap();
+            quoted.as_bytes()[1..quoted.len() - 1].into()
+        }
+        Encoding::Percent => value
+            .bytes()
+            .map(|byte| match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                    char::from(byte).to_string()
+                }
+                _ => format!("%{byte:02X}"),
+            })
+            .collect::<String>()
+            .into(),
+    }
+}
+
+/// Each unit of a text: the bytes as written, and the byte meant, if it is one that a token may hold.
+fn units(encoding: Encoding, mut text: &[u8]) -> Vec<(&[u8], Option<u8>)> {
+    let hex = |digits: &[u8]| {
+        let digits = str::from_utf8(digits).ok()?;
+        let all = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        all.then(|| u32::from_str_radix(digits, 16).ok()).flatten()
+    };
+    let mut units = Vec::new();
+    while let [first, rest @ ..] = text {
+        let (length, byte) = match (encoding, first, rest) {
+            (Encoding::Percent, b'%', [a, b, ..]) if hex(&[*a, *b]).is_some() => {
+                (3, hex(&[*a, *b]).and_then(|byte| u8::try_from(byte).ok()))
+            }
+            (Encoding::Json, b'\\', [b'u', a, b, c, d, ..]) if hex(&[*a, *b, *c, *d]).is_some() => {
+                (6, hex(&[*a, *b, *c, *d]).and_then(|byte| u8::try_from(byte).ok()))
+            }
+            (Encoding::Json, b'\\', [_, ..]) => (2, None),
+            _ => (1, Some(*first)),
+        };
+        let (unit, rest) = text.split_at(length);
+        units.push((unit, byte));
+        text = rest;
+    }
+    units
+}
+
+/// A piece of text that makes trouble: tokens, their beginnings, escaped or not, and broken escapes.
+fn fragment() -> impl Strategy<Value = Vec<u8>> {
+    let names = prop::sample::select(vec!["FIRST", "SECOND", "STRANGER"]);
+    let escape = prop::sample::select(vec!["%{:02x}", "%{:02X}", "\\u{:04x}", "\\u{:04X}"]);
+    let escaped = |text: &str, how: &str, which: &[bool]| -> Vec<u8> {
+        let one = |(byte, escape): (u8, &bool)| match (escape, how) {
+            (false, _) => char::from(byte).to_string(),
+            (true, "%{:02x}") => format!("%{byte:02x}"),
+            (true, "%{:02X}") => format!("%{byte:02X}"),
+            (true, "\\u{:04x}") => format!("\\u{byte:04x}"),
+            (true, _) => format!("\\u{byte:04X}"),
+        };
+        text.bytes().zip(which).map(one).collect::<String>().into_bytes()
+    };
+    let whole = names.clone().prop_map(|name| token(name).as_str().as_bytes().to_vec());
+    let hidden =
+        (names, escape, prop::collection::vec(prop::bool::weighted(0.3), SealedToken::LEN))
+            .prop_map(move |(name, how, which)| escaped(token(name).as_str(), how, &which));
+    let begun = (hidden.clone(), 0..60usize).prop_map(|(mut text, length)| {
+        text.truncate(length);
+        text
+    });
+    let broken =
+        prop::sample::select(vec!["\\", "\\\\", "\\u", "\\u00", "%", "%%", "%6", "osb_", "\\n"]);
+    prop_oneof![
+        3 => whole,
+        3 => hidden,
+        2 => begun,
+        2 => broken.prop_map(|text| text.as_bytes().to_vec()),
+        1 => prop::collection::vec(any::<u8>(), 0..20),
+    ]
+}
+
+fn text() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(fragment(), 0..8).prop_map(|fragments| fragments.concat())
+}
+
+fn body(kind: Kind) -> BoxedStrategy<Vec<u8>> {
+    match kind {
+        Kind::Text(_) => text().boxed(),
+        Kind::Grpc(_) => {
+            let message = (prop::sample::select(vec![0, 0, 0, 1, 0x80]), text());
+            let framed = message.prop_map(|(flag, message): (u8, Vec<u8>)| {
+                let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+                [vec![flag], length.to_vec(), message].concat()
+            });
+            let messages = prop::collection::vec(framed, 0..5);
+            let rest = prop::collection::vec(any::<u8>(), 0..4);
+            (messages, rest).prop_map(|(messages, rest)| [messages.concat(), rest].concat()).boxed()
+        }
+    }
+}
+
+/// Cuts a body at these places, taken round its length.
+fn pieces<'b>(body: &'b [u8], cuts: &[prop::sample::Index]) -> Vec<&'b [u8]> {
+    let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(body.len() + 1)).collect();
+    cuts.sort_unstable();
+    let mut rest = body;
+    let mut taken = 0;
+    let mut pieces = Vec::new();
+    for cut in cuts {
+        let (piece, behind) = rest.split_at(cut - taken);
+        pieces.push(piece);
+        (rest, taken) = (behind, cut);
+    }
+    pieces.push(rest);
+    pieces
+}
+
+proptest! {
+    #[test]
+    fn any_pieces_give_what_the_reference_gives(
+        (kind, body) in prop::sample::select(KINDS.to_vec()).prop_flat_map(|kind| (Just(kind), body(kind))),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+    ) {
+        let expected = reference(kind, &body);
+        let (streamed, _) = rewritten(kind, pieces(&body, &cuts).into_iter());
+        prop_assert_eq!(shown(&streamed), shown(&expected));
+        let (bytewise, _) = rewritten(kind, body.chunks(1));
+        prop_assert_eq!(shown(&bytewise), shown(&expected));
+    }
+
+    #[test]
+    fn what_is_held_back_is_shorter_than_one_token_with_its_escapes(
+        encoding in prop::sample::select(vec![Encoding::Raw, Encoding::Percent, Encoding::Json]),
+        body in text(),
+    ) {
+        let mut text = rewriter(Kind::Text(encoding));
+        let mut out = Vec::new();
+        let mut pushed = 0;
+        for piece in body.chunks(7) {
+            text.push(piece, &mut out).unwrap();
+            pushed += piece.len();
+            let expected = reference(Kind::Text(encoding), &body[..pushed]);
+            prop_assert!(expected.len() - out.len() < SealedToken::LEN * 6);
+            prop_assert!(expected.starts_with(&out));
+        }
+    }
+}
+
+fn shown(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string()
+}
+
+#[test]
+fn every_split_of_a_body_gives_what_the_whole_gives() {
+    let (first, stranger) = (token("FIRST"), token("STRANGER"));
+    let hidden = first.as_str().replacen("osb", "\\u006fs\\u0062", 1);
+    let text = format!("[\"{hidden}\\\\u006f{}{}osb_seal\"]", first.as_str(), stranger.as_str());
+    for kind in [Kind::Text(Encoding::Json), Kind::Grpc(Encoding::Json)] {
+        let body = match kind {
+            Kind::Text(_) => text.clone().into_bytes(),
+            Kind::Grpc(_) => {
+                [&[0, 0, 0, 0, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
+            }
+        };
+        let expected = reference(kind, &body);
+        for one in 0..=body.len() {
+            for two in one..=body.len() {
+                let pieces = [&body[..one], &body[one..two], &body[two..]];
+                let (out, tally) = rewritten(kind, pieces.into_iter());
+                assert_eq!(shown(&out), shown(&expected), "{kind:?} split at {one} and {two}");
+                assert_eq!((tally.opened.len(), tally.passed), (1, 1), "{kind:?} {one} {two}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_value_without_a_form_in_the_body_ends_it() {
+    let mut values = Values::default();
+    let name: crate::secret::SecretName = "BINARY".parse().unwrap();
+    values.add(&token("BINARY"), name.clone(), b"\xff\xfe", Encoding::Json);
+    let rewriter =
+        Rewriter::new(Arc::default(), Arc::new(values), Kind::Text(Encoding::Json), MOST);
+    assert_eq!(rewriter.whole(token("BINARY").as_str().as_bytes()).unwrap_err(), Unfit(name));
+}
+
+#[test]
+fn the_content_type_says_how_a_body_is_read() {
+    for (written, kind) in [
+        ("", Kind::Text(Encoding::Raw)),
+        ("text/plain", Kind::Text(Encoding::Raw)),
+        ("multipart/form-data; boundary=x", Kind::Text(Encoding::Raw)),
+        ("application/json", Kind::Text(Encoding::Json)),
+        ("Application/JSON; charset=utf-8", Kind::Text(Encoding::Json)),
+        ("application/vnd.api+json", Kind::Text(Encoding::Json)),
+        ("application/x-ndjson", Kind::Text(Encoding::Json)),
+        ("application/x-www-form-urlencoded;charset=UTF-8", Kind::Text(Encoding::Percent)),
+        ("application/grpc", Kind::Grpc(Encoding::Raw)),
+        ("application/grpc+proto", Kind::Grpc(Encoding::Raw)),
+        ("application/grpc+json", Kind::Grpc(Encoding::Json)),
+        ("application/grpc-web", Kind::Grpc(Encoding::Raw)),
+        ("application/grpc-web-text", Kind::Text(Encoding::Raw)),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(written));
+        assert_eq!(Kind::of(&headers), kind, "{written}");
+    }
+}

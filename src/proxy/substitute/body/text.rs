@@ -1,0 +1,141 @@
+//! The streaming engine for text: bytes go in piece by piece and come out with every token opened, whatever the pieces are.
+//!
+//! What is held back is the end of a piece that may be the beginning of a token, never more than one token in its escapes.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::super::encoding::Encoding;
+use crate::secret::{SealedToken, SecretName, TokenFinder};
+
+/// The tokens that open in a body, with their values as they are written there.
+#[derive(Default)]
+pub(super) struct Values {
+    by_token: HashMap<Box<[u8]>, Written>,
+}
+
+struct Written {
+    secret: SecretName,
+    /// None: the value has no form in this kind of body.
+    value: Option<Zeroizing<Vec<u8>>>,
+}
+
+impl Values {
+    pub(super) fn add(
+        &mut self,
+        token: &SealedToken,
+        secret: SecretName,
+        value: &[u8],
+        encoding: Encoding,
+    ) {
+        let written = Written { secret, value: encoding.encode(value) };
+        self.by_token.insert(token.as_str().as_bytes().into(), written);
+    }
+
+    pub(super) fn get(&self, token: &[u8]) -> Option<Result<(&SecretName, &[u8]), Unfit>> {
+        let Written { secret, value } = self.by_token.get(token)?;
+        let value = value.as_ref().map(|value| (secret, value.as_slice()));
+        Some(value.ok_or_else(|| Unfit(secret.clone())))
+    }
+}
+
+impl fmt::Debug for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Values").field("tokens", &self.by_token.len()).finish()
+    }
+}
+
+/// A token whose value cannot stand in this kind of body.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unfit(pub(super) SecretName);
+
+/// What was found in a body.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// The secrets that were opened, each once.
+    pub(super) opened: Vec<SecretName>,
+    /// How many tokens went on as they were.
+    pub(super) passed: u64,
+}
+
+/// The state between two pieces of one text.
+#[derive(Debug)]
+pub(super) struct Text {
+    finder: Arc<TokenFinder>,
+    values: Arc<Values>,
+    encoding: Encoding,
+    held: Vec<u8>,
+    pub(super) tally: Tally,
+}
+
+impl Text {
+    pub(super) fn new(finder: Arc<TokenFinder>, values: Arc<Values>, encoding: Encoding) -> Self {
+        Self { finder, values, encoding, held: Vec::new(), tally: Tally::default() }
+    }
+
+    /// Takes a piece, and appends what of it and of the pieces before is settled.
+    pub(super) fn push(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<(), Unfit> {
+        data.chunks(PIECE).try_for_each(|piece| {
+            self.held.extend_from_slice(piece);
+            self.settle(End::Open, out)
+        })
+    }
+
+    /// The text has ended: appends what is left.
+    pub(super) fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Unfit> {
+        self.settle(End::Reached, out)
+    }
+
+    fn settle(&mut self, end: End, out: &mut Vec<u8>) -> Result<(), Unfit> {
+        let text = std::mem::take(&mut self.held);
+        let decoded = self.encoding.decode(&text);
+        let undecided = |from: usize| match end {
+            End::Open => from + self.finder.undecided(decoded.text.get(from..).unwrap_or_default()),
+            End::Reached => decoded.text.len(),
+        };
+        let mut settled = undecided(0);
+        let mut copied = 0;
+        for token in self.finder.find(&decoded.text) {
+            if token.start >= settled {
+                break;
+            }
+            // A token that is whole decides about all beginnings within it.
+            if token.end > settled {
+                settled = undecided(token.end);
+            }
+            let (start, end) = (decoded.source(token.start), decoded.source(token.end));
+            match self.values.get(decoded.text.get(token).unwrap_or_default()) {
+                Some(opened) => {
+                    let (secret, value) = opened?;
+                    out.extend_from_slice(text.get(copied..start).unwrap_or_default());
+                    out.extend_from_slice(value);
+                    copied = end;
+                    if !self.tally.opened.contains(secret) {
+                        self.tally.opened.push(secret.clone());
+                    }
+                }
+                None => self.tally.passed += 1,
+            }
+        }
+        let left = match end {
+            End::Open => decoded.source(settled),
+            End::Reached => text.len(),
+        };
+        out.extend_from_slice(text.get(copied..left).unwrap_or_default());
+        self.held.extend_from_slice(text.get(left..).unwrap_or_default());
+        Ok(())
+    }
+}
+
+/// Whether more of the text may come.
+#[derive(Clone, Copy)]
+enum End {
+    Open,
+    Reached,
+}
+
+/// So much is looked at in one go, so that what is held for it stays small however large the pieces are.
+const PIECE: usize = 16 * 1024;

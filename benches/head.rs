@@ -72,7 +72,8 @@ fn session() -> (Session, RequestPermit) {
         Some(LiveSecret::new(name.clone(), secret.source.clone(), true, tasks.clone()))
     };
     let id = "sb".parse().expect("an id");
-    (Session::new(id, 0, policy, &SealKey::new(&[1; 32]), live, Vec::new()), permit)
+    let session = Session::new(id, 0, policy, &SealKey::new(&[1; 32]), live, Vec::new());
+    (session.expect("a session"), permit)
 }
 
 fn headers(authorization: &str) -> HeaderMap {

@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::policy::{Diagnostic, LayerError, OperatorRules, PolicySet, Severity};
-use crate::secret::{SandboxId, SealKey, SecretName, SourceSpec, StoreName};
+use crate::secret::{
+    Placeholder, SandboxId, SealClash, SealKey, SecretName, SourceSpec, StoreName,
+};
 use crate::session::{Registry, RegistryError, Retired, SandboxSpec, Session};
 use crate::shutdown::Tasks;
 use crate::stores::LiveSecret;
@@ -28,9 +30,17 @@ pub struct Policies {
 /// The live sources, which outlive a reload that does not change them.
 #[derive(Debug, Default)]
 struct Sources {
-    live: BTreeMap<(StoreName, SecretName), (SourceSpec, Arc<LiveSecret>)>,
+    live: BTreeMap<(StoreName, SecretName), InForce>,
     /// Sources that a reload replaced or dropped: their values are searched for a while longer.
-    retired: Vec<(StoreName, SecretName, Arc<LiveSecret>, Instant)>,
+    retired: Vec<(StoreName, Retired, Instant)>,
+}
+
+/// One secret's source, and the shape of its token.
+#[derive(Debug)]
+struct InForce {
+    spec: SourceSpec,
+    live: Arc<LiveSecret>,
+    placeholder: Option<Placeholder>,
 }
 
 /// How long a value that is no longer used is still searched for in answers.
@@ -76,7 +86,8 @@ impl Policies {
             let policy = Arc::new(set.effective(&entry.layers, &self.operator)?);
             let retired = next.retired_for(&entry.layers);
             let live = |store: &StoreName, name: &SecretName| next.find(store, name);
-            let session = Session::new(id.clone(), 0, policy, &self.seal_key, live, retired);
+            let session = Session::new(id.clone(), 0, policy, &self.seal_key, live, retired)
+                .map_err(|clash| LoadError::Seals(id.clone(), clash))?;
             specs.push(SandboxSpec { session, sources: entry.sources.clone() });
         }
         let sandboxes = specs.len();
@@ -96,39 +107,44 @@ impl Sources {
             for (name, secret) in &store.secrets {
                 let key = (store.name.clone(), name.clone());
                 let needs_header = secret.bound.needs_header();
-                let unchanged = self.live.get(&key).filter(|(spec, live)| {
-                    *spec == secret.source && live.needs_header() == needs_header
+                let unchanged = self.live.get(&key).filter(|old| {
+                    old.spec == secret.source && old.live.needs_header() == needs_header
                 });
                 let live = unchanged.map_or_else(
                     || {
                         let source = secret.source.clone();
                         LiveSecret::new(name.clone(), source, needs_header, tasks.clone())
                     },
-                    |(_, live)| live.clone(),
+                    |old| old.live.clone(),
                 );
-                next.live.insert(key, (secret.source.clone(), live));
+                let placeholder = secret.bound.placeholder.clone();
+                let spec = secret.source.clone();
+                next.live.insert(key, InForce { spec, live, placeholder });
             }
         }
         let now = Instant::now();
         let recent = |since: &Instant| now.duration_since(*since) < RETIRED_FOR;
         next.retired = self.retired.iter().filter(|(.., since)| recent(since)).cloned().collect();
-        for ((store, name), (_, live)) in &self.live {
-            if !next.find(store, name).is_some_and(|kept| Arc::ptr_eq(&kept, live)) {
-                next.retired.push((store.clone(), name.clone(), live.clone(), now));
+        for ((store, name), old) in &self.live {
+            if !next.find(store, name).is_some_and(|kept| Arc::ptr_eq(&kept, &old.live)) {
+                let retired = Retired {
+                    name: name.clone(),
+                    live: old.live.clone(),
+                    placeholder: old.placeholder.clone(),
+                };
+                next.retired.push((store.clone(), retired, now));
             }
         }
         next
     }
 
     fn find(&self, store: &StoreName, name: &SecretName) -> Option<Arc<LiveSecret>> {
-        self.live.get(&(store.clone(), name.clone())).map(|(_, live)| live.clone())
+        self.live.get(&(store.clone(), name.clone())).map(|found| found.live.clone())
     }
 
     fn retired_for(&self, layers: &[StoreName]) -> Vec<Retired> {
         let of_layers = self.retired.iter().filter(|(store, ..)| layers.contains(store));
-        of_layers
-            .map(|(_, name, live, _)| Retired { name: name.clone(), live: live.clone() })
-            .collect()
+        of_layers.map(|(_, retired, _)| retired.clone()).collect()
     }
 }
 
@@ -141,6 +157,9 @@ pub enum LoadError {
     /// A sandbox's layers do not fit together.
     #[error(transparent)]
     Layers(#[from] LayerError),
+    /// The tokens of a sandbox cannot be told apart.
+    #[error("sandbox `{0}`: {1}")]
+    Seals(SandboxId, SealClash),
     /// The sandboxes do not fit together.
     #[error(transparent)]
     Sandboxes(#[from] RegistryError),

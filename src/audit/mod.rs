@@ -445,6 +445,7 @@ mod tests {
         full.secrets = vec!["KEY".parse().unwrap()];
         full.locations = vec!["header:x-api-key".to_owned()];
         full.scrubbed = 1;
+        full.tokens_in_body = 1;
         [full, Event::new(Kind::Policy)].map(|event| serde_json::to_value(event).unwrap())
     }
 

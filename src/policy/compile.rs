@@ -285,6 +285,7 @@ fn bind(written: &WrittenSecret, store: &WrittenStore, out: &mut Findings) -> Se
         own_hosts: written.hosts.is_some(),
         locations: written.locations.clone(),
         inject: written.inject.as_ref().map(|inject| inject.value.clone()),
+        placeholder: written.placeholder.clone(),
     };
     SecretDef { source: written.source.value.clone(), bound: Arc::new(bound) }
 }

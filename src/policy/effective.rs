@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::path::PathGlob;
 use crate::host::{HostPattern, HostSet, Scheme};
-use crate::secret::{HeaderRule, Inject, Locations, SecretName, StoreName};
+use crate::secret::{HeaderRule, Inject, Locations, Placeholder, SecretName, StoreName};
 
 /// Everything that decides about one sandbox's traffic.
 #[derive(Debug)]
@@ -88,6 +88,8 @@ pub struct BoundSecret {
     pub locations: Locations,
     /// The header that the proxy adds, if any.
     pub inject: Option<Inject>,
+    /// The shape of its token, if not the standard one.
+    pub placeholder: Option<Placeholder>,
 }
 
 impl BoundSecret {

@@ -89,10 +89,14 @@ fn secret() -> Value {
             "allowedHosts": { "description": "Where the secret may be sent. Left out: where its own store's allowlist leads.", "$ref": "#/$defs/hosts" },
             "locations": { "description": "Where in a request its token is opened; header, if left out.", "type": "array", "minItems": 1, "items": { "enum": ["header", "query", "path", "body"] } },
             "headers": { "description": "Only these headers may carry it.", "type": "array", "minItems": 1, "items": { "$ref": "#/$defs/header" } },
+            "placeholder": { "description": "The shape of its sealed token, where clients check it: literal text around {sealed:LENGTH} or {sealed:LENGTH:ALPHABET}.", "type": "string", "pattern": PLACEHOLDER },
             "inject": { "$ref": "#/$defs/inject" },
         },
     })
 }
+
+/// Text of unreserved characters with sealed parts.
+const PLACEHOLDER: &str = "^([A-Za-z0-9._~-]|\\{sealed:[0-9]+(:[A-Za-z0-9._~-]+)?\\})+$";
 
 fn from() -> Value {
     let only = |field: &str, schema: Value| json!({ "type": "object", "additionalProperties": false, "required": [field], "properties": { field: schema } });

@@ -4,14 +4,16 @@ mod finder;
 mod location;
 mod name;
 mod needles;
+mod placeholder;
 mod source;
 mod token;
 mod value;
 
-pub use finder::{TokenFinder, TokensIn};
+pub use finder::{SealClash, TokenFinder, TokensIn};
 pub use location::{HeaderRule, Inject, Locations};
 pub use name::{NameError, SandboxId, SecretName, StoreName};
 pub use needles::{Hide, Needles};
+pub use placeholder::{Placeholder, PlaceholderError};
 pub use source::SourceSpec;
 pub use token::{ProxyToken, SealKey, SealedToken};
 pub use value::{SecretValue, ValueError};

@@ -12,7 +12,8 @@ use arc_swap::ArcSwapOption;
 
 use crate::policy::{BoundSecret, EffectivePolicy};
 use crate::secret::{
-    Needles, ProxyToken, SandboxId, SealKey, SealedToken, SecretName, StoreName, TokenFinder,
+    Needles, Placeholder, ProxyToken, SandboxId, SealClash, SealKey, SealedToken, SecretName,
+    StoreName, TokenFinder,
 };
 use crate::stores::LiveSecret;
 
@@ -45,6 +46,8 @@ pub struct Retired {
     pub name: SecretName,
     /// Its source then.
     pub live: Arc<LiveSecret>,
+    /// The shape of its token then.
+    pub placeholder: Option<Placeholder>,
 }
 
 /// A secret of the session: its binding, its source and the token that stands for it.
@@ -60,7 +63,6 @@ pub struct SealedSecret {
 impl Session {
     /// Derives the tokens of every secret of the policy. `live` finds the source of a store's secret; one without a source is left out and
     /// so never opens.
-    #[must_use]
     pub fn new(
         id: SandboxId,
         generation: u64,
@@ -68,9 +70,10 @@ impl Session {
         seal_key: &SealKey,
         live: impl Fn(&StoreName, &SecretName) -> Option<Arc<LiveSecret>>,
         retired: Vec<Retired>,
-    ) -> Self {
+    ) -> Result<Self, SealClash> {
         let seal = |bound: &Arc<BoundSecret>| {
-            let token = seal_key.seal(&id, generation, &bound.name);
+            let shape = bound.placeholder.as_ref();
+            let token = seal_key.seal_as(shape, &id, generation, &bound.name);
             live(&bound.store, &bound.name).map(|live| SealedSecret {
                 bound: bound.clone(),
                 live,
@@ -83,21 +86,26 @@ impl Session {
             .enumerate()
             .map(|(nth, secret)| (Box::from(secret.token.as_str().as_bytes()), nth))
             .collect();
+        let tokens: Vec<_> = secrets.iter().map(|secret| secret.token.clone()).collect();
+        let finder = Arc::new(TokenFinder::new(&tokens)?);
         let proxy_token = seal_key.proxy_token(&id, generation);
         let retired = retired
             .into_iter()
-            .map(|old| (seal_key.seal(&id, generation, &old.name), old.live))
+            .map(|old| {
+                let shape = old.placeholder.as_ref();
+                (seal_key.seal_as(shape, &id, generation, &old.name), old.live)
+            })
             .collect();
-        Self {
+        Ok(Self {
             id,
             policy,
             secrets,
             by_token,
-            finder: Arc::default(),
+            finder,
             proxy_token,
             retired,
             needles: ArcSwapOption::empty(),
-        }
+        })
     }
 
     /// The sandbox.

@@ -43,6 +43,8 @@ mod layers;
 mod limits;
 /// Large bodies stream in constant memory.
 mod memory;
+/// Tokens in the shape that clients expect.
+mod placeholders;
 /// The places beside headers that a secret may be opted into.
 mod places;
 /// Upstream connections are used again, and never shared between sandboxes.

@@ -11,7 +11,9 @@ use super::super::yaml::{Entry, Kind, Node, shown};
 use super::fields::{Fields, Grammar, items, list, text};
 use super::{host_list, name, rule};
 use crate::host::HostPattern;
-use crate::secret::{HeaderRule, Inject, Locations, SecretName, SecretValue, SourceSpec};
+use crate::secret::{
+    HeaderRule, Inject, Locations, Placeholder, SecretName, SecretValue, SourceSpec,
+};
 
 /// One secret.
 #[derive(Debug)]
@@ -21,12 +23,13 @@ pub(in crate::policy) struct WrittenSecret {
     pub(in crate::policy) hosts: Option<Vec<At<HostPattern>>>,
     pub(in crate::policy) locations: Locations,
     pub(in crate::policy) inject: Option<At<Inject>>,
+    pub(in crate::policy) placeholder: Option<Placeholder>,
 }
 
 const SECRET: Grammar = Grammar {
     what: "a secret",
-    known: &["from", "allowedHosts", "locations", "headers", "inject"],
-    later: &["placeholder"],
+    known: &["from", "allowedHosts", "locations", "headers", "placeholder", "inject"],
+    later: &[],
 };
 const FROM: Grammar = Grammar {
     what: "a source",
@@ -53,13 +56,14 @@ pub(super) fn read(entry: &Entry, folder: &Path, out: &mut Findings) -> Option<W
     let inject = fields.get("inject").and_then(|node| {
         Some(At { value: inject(node, out)?, place: fields.key_place("inject").clone() })
     });
+    let placeholder = fields.get("placeholder").and_then(|node| placeholder(node, out));
     let name = name?;
     if let Some(source) = &source
         && (inject.is_some() || locations.header != HeaderRule::None)
     {
         check_value(source, out);
     }
-    Some(WrittenSecret { name, source: source?, hosts, locations, inject })
+    Some(WrittenSecret { name, source: source?, hosts, locations, inject, placeholder })
 }
 
 fn locations(fields: &Fields<'_>, out: &mut Findings) -> Locations {
@@ -101,6 +105,19 @@ fn location(item: &Node, named: &mut Locations, out: &mut Findings) {
             )
             .hint("locations are `header`, `query`, `path` and `body`"),
         ),
+    }
+}
+
+fn placeholder(node: &Node, out: &mut Findings) -> Option<Placeholder> {
+    match text(node, "a placeholder", out)?.parse::<Placeholder>() {
+        Ok(shape) => Some(shape),
+        Err(error) => {
+            out.push(
+                Diagnostic::error("bad-placeholder", &node.place, error.to_string())
+                    .hint(error.hint()),
+            );
+            None
+        }
     }
 }
 

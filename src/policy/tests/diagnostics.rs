@@ -197,9 +197,9 @@ fn each_mistake_in_a_secret_is_an_error() {
         ),
         ("from: { env: A }, locations: [cookie]", "bad-location cookie", "`query`"),
         (
-            "from: { env: A }, placeholder: 'ghp_{sealed:36}'",
-            "not-carried-yet placeholder",
-            "remove",
+            "from: { env: A }, placeholder: 'ghp_{sealed:10}'",
+            "bad-placeholder 'ghp_{sealed:10}'",
+            "{sealed:11}",
         ),
         ("from: { env: A }, headers: []", "empty-list []", "leave the field out"),
         ("from: { env: A }, headers: ['a b']", "bad-header 'a b'", "x-api-key"),

@@ -21,7 +21,7 @@ const MOST: usize = 300;
 
 fn token(name: &str) -> SealedToken {
     static KNOWN: LazyLock<HashMap<&str, SealedToken>> = LazyLock::new(|| {
-        ["FIRST", "SECOND", "STRANGER", "BINARY"]
+        ["FIRST", "SECOND", "SHAPED", "STRANGER", "BINARY"]
             .into_iter()
             .map(|name| (name, derived(name)))
             .collect()
@@ -30,12 +30,22 @@ fn token(name: &str) -> SealedToken {
 }
 
 fn derived(name: &str) -> SealedToken {
-    SealKey::new(&[3; 32]).seal(&"sb".parse().unwrap(), 0, &name.parse().unwrap())
+    let shape = (name == "SHAPED").then(|| "os_{sealed:20}".parse().unwrap());
+    let (sandbox, secret) = ("sb".parse().unwrap(), name.parse().unwrap());
+    SealKey::new(&[3; 32]).seal_as(shape.as_ref(), &sandbox, 0, &secret)
 }
 
 /// Each secret with its value; the first value holds the second's token, which must not be opened in its turn.
-fn secrets() -> [(&'static str, String); 2] {
-    [("FIRST", format!("a\"b\\c\n{}é%41&=", token("SECOND").as_str())), ("SECOND", "v".to_owned())]
+fn secrets() -> [(&'static str, String); 3] {
+    [
+        ("FIRST", format!("a\"b\\c\n{}é%41&=", token("SECOND").as_str())),
+        ("SECOND", "v".to_owned()),
+        ("SHAPED", "ghp_0123".to_owned()),
+    ]
+}
+
+fn finder() -> Arc<TokenFinder> {
+    Arc::new(TokenFinder::new(&secrets().map(|(name, _)| token(name))).unwrap())
 }
 
 fn rewriter(kind: Kind) -> Rewriter {
@@ -43,7 +53,7 @@ fn rewriter(kind: Kind) -> Rewriter {
     for (name, value) in secrets() {
         values.add(&token(name), name.parse().unwrap(), value.as_bytes(), kind.text());
     }
-    Rewriter::new(Arc::default(), Arc::new(values), kind, MOST)
+    Rewriter::new(finder(), Arc::new(values), kind, MOST)
 }
 
 fn rewritten<'p>(kind: Kind, pieces: impl Iterator<Item = &'p [u8]>) -> (Vec<u8>, Tally) {
@@ -89,15 +99,15 @@ fn text_reference(encoding: Encoding, text: &[u8]) -> Vec<u8> {
     while at < units.len() {
         let secret = secrets().into_iter().find(|(name, _)| {
             let token = token(name);
-            let token = token.as_str().bytes().map(Some);
-            units
-                .get(at..at + SealedToken::LEN)
-                .is_some_and(|units| units.iter().map(|(_, byte)| *byte).eq(token))
+            let whole = units.get(at..at + token.as_str().len());
+            whole.is_some_and(|units| {
+                units.iter().map(|(_, byte)| *byte).eq(token.as_str().bytes().map(Some))
+            })
         });
         match secret {
-            Some((_, value)) => {
+            Some((name, value)) => {
                 out.extend_from_slice(&written(encoding, &value));
-                at += SealedToken::LEN;
+                at += token(name).as_str().len();
             }
             None => {
                 out.extend_from_slice(units[at].0);
@@ -156,7 +166,7 @@ fn units(encoding: Encoding, mut text: &[u8]) -> Vec<(&[u8], Option<u8>)> {
 
 /// A piece of text that makes trouble: tokens, their beginnings, escaped or not, and broken escapes.
 fn fragment() -> impl Strategy<Value = Vec<u8>> {
-    let names = prop::sample::select(vec!["FIRST", "SECOND", "STRANGER"]);
+    let names = prop::sample::select(vec!["FIRST", "SECOND", "SHAPED", "STRANGER"]);
     let escape = prop::sample::select(vec!["%{:02x}", "%{:02X}", "\\u{:04x}", "\\u{:04X}"]);
     let escaped = |text: &str, how: &str, which: &[bool]| -> Vec<u8> {
         let one = |(byte, escape): (u8, &bool)| match (escape, how) {

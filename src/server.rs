@@ -23,7 +23,7 @@ use crate::proxy::tls::seal_key::{self, SealKeyError};
 use crate::proxy::tls::upstream::{UpstreamTls, UpstreamTlsError};
 use crate::proxy::{Connector, Listening, Proxy, ResolverError};
 use crate::secret::{SandboxId, SealKey, SecretName, SourceSpec};
-use crate::session::{Registry, RegistryError, Session};
+use crate::session::{Bounds, Registry, RegistryError, Session};
 use crate::shutdown::{Drained, Tasks, Trigger};
 use crate::stores::{LiveSecret, SourceError};
 use crate::trust;
@@ -63,7 +63,10 @@ impl Server {
         let seal_key = seal_key_of(config, &tasks).await?;
         let roots = PlatformRoots::load();
         let upstream_tls = UpstreamTls::new(&roots, &config.upstream.roots, ca.der())?;
-        let registry = Arc::new(Registry::new(config.limits.connections_per_sandbox as usize));
+        let registry = Arc::new(Registry::new(Bounds {
+            connections: config.limits.connections_per_sandbox as usize,
+            exposed_hits: config.limits.exposed_hits as usize,
+        }));
         let policies = Policies::new(
             config.policies.clone(),
             config.operator_rules(),
@@ -224,7 +227,7 @@ pub async fn fetch(
 pub async fn offline_session(config: &Config, id: &SandboxId) -> Result<Arc<Session>, StartError> {
     let (_trigger, tasks) = Tasks::new();
     let seal_key = seal_key_of(config, &tasks).await?;
-    let registry = Arc::new(Registry::new(1));
+    let registry = Arc::new(Registry::new(Bounds { connections: 1, exposed_hits: 1 }));
     let paths = config.policies.clone();
     let policies =
         Policies::new(paths, config.operator_rules(), None, seal_key, registry.clone(), tasks);

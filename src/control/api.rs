@@ -195,7 +195,8 @@ sandboxes:
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("policy.yaml");
         std::fs::write(&file, POLICY).unwrap();
-        let registry = Arc::new(Registry::new(8));
+        let registry =
+            Arc::new(Registry::new(crate::session::Bounds { connections: 8, exposed_hits: 8 }));
         let policies = Policies::new(
             vec![file],
             OperatorRules::default(),

@@ -13,7 +13,7 @@ use super::{Client, Tunnel, Via};
 use crate::audit::{Digest, Event, Kind, RequestId, bounded};
 use crate::host::Destination;
 use crate::policy::{Denial, RequestPermit, RuleName};
-use crate::secret::SecretName;
+use crate::secret::{Hide, Needles, SecretName};
 use crate::session::Session;
 
 /// The event of one request. Emitted when it is dropped, by whoever holds it last.
@@ -108,9 +108,13 @@ impl Record {
         Self { open: self.open.take() }
     }
 
-    /// The sandbox and policy that were found.
+    /// The sandbox and policy that were found. The path that the sandbox wrote may hold a real value that it should not know.
     pub(super) fn session(&mut self, session: &Session) {
+        let needles = session.needles();
         self.edit(|event| {
+            if let Some(needles) = needles.filter(|needles| needles.is_in(event.path.as_bytes())) {
+                event.path = redacted(&event.path, &needles);
+            }
             event.sandbox_id = Some(session.id().clone());
             event.policy_digest = Some(Digest(session.policy().digest()));
         });
@@ -217,6 +221,12 @@ fn add(event: &mut Event, opened: Vec<OpenedAt>) {
         }
         event.locations.push(place);
     }
+}
+
+fn redacted(text: &str, needles: &Needles) -> String {
+    let mut clean = Vec::with_capacity(text.len());
+    needles.hide(text.as_bytes(), text.len(), Hide::Replace, &mut clean);
+    String::from_utf8_lossy(&clean).into_owned()
 }
 
 fn micros(since: Instant) -> u64 {

@@ -65,6 +65,13 @@ impl SecretValue {
         self.bytes.len()
     }
 
+    /// Whether both are the same, in a time that does not tell how far they are.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        use subtle::ConstantTimeEq as _;
+        bool::from(self.expose().ct_eq(other.expose()))
+    }
+
     /// Never true: an empty value does not exist.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -2,6 +2,7 @@
 //!
 //! A [`Session`] is one immutable snapshot; a request loads it once and uses nothing else. A reload swaps snapshots, it never edits one.
 
+mod exposure;
 mod registry;
 
 use std::collections::HashMap;
@@ -17,7 +18,8 @@ use crate::secret::{
 };
 use crate::stores::LiveSecret;
 
-pub use registry::{Caller, Recognised, Registry, RegistryError, Sandbox, SandboxSpec};
+pub use exposure::Exposure;
+pub use registry::{Bounds, Caller, Recognised, Registry, RegistryError, Sandbox, SandboxSpec};
 
 /// One sandbox under one policy.
 #[derive(Debug)]

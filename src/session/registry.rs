@@ -8,7 +8,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::Session;
+use super::{Exposure, Session};
 use crate::policy::{Denial, DenyReason};
 use crate::secret::SandboxId;
 
@@ -16,8 +16,17 @@ use crate::secret::SandboxId;
 #[derive(Debug)]
 pub struct Registry {
     index: ArcSwap<Index>,
-    connections_per_sandbox: usize,
+    bounds: Bounds,
     epoch: watch::Sender<u64>,
+}
+
+/// What each sandbox may have and do.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Connections at once.
+    pub connections: usize,
+    /// Exposures of real values within an hour.
+    pub exposed_hits: usize,
 }
 
 /// A sandbox as the registry is told of it.
@@ -35,6 +44,7 @@ pub struct Sandbox {
     id: SandboxId,
     session: ArcSwapOption<Session>,
     connections: Arc<Semaphore>,
+    exposure: Exposure,
 }
 
 impl Sandbox {
@@ -54,6 +64,12 @@ impl Sandbox {
                 "an operator would register it again; a retry will not help",
             )
         })
+    }
+
+    /// How often it showed a real value where it is not bound.
+    #[must_use]
+    pub const fn exposure(&self) -> &Exposure {
+        &self.exposure
     }
 
     /// Takes one of its connection slots, until the permit is dropped.
@@ -98,8 +114,8 @@ pub struct Recognised {
 impl Registry {
     /// An empty registry: everybody is unknown.
     #[must_use]
-    pub fn new(connections_per_sandbox: usize) -> Self {
-        Self { index: ArcSwap::default(), connections_per_sandbox, epoch: watch::Sender::new(0) }
+    pub fn new(bounds: Bounds) -> Self {
+        Self { index: ArcSwap::default(), bounds, epoch: watch::Sender::new(0) }
     }
 
     /// Replaces all sandboxes at once. `only` names the single sandbox of a sidecar.
@@ -189,8 +205,12 @@ impl Registry {
     }
 
     fn register(&self, id: &SandboxId) -> Arc<Sandbox> {
-        let connections = Arc::new(Semaphore::new(self.connections_per_sandbox));
-        Arc::new(Sandbox { id: id.clone(), session: ArcSwapOption::empty(), connections })
+        Arc::new(Sandbox {
+            id: id.clone(),
+            session: ArcSwapOption::empty(),
+            connections: Arc::new(Semaphore::new(self.bounds.connections)),
+            exposure: Exposure::new(self.bounds.exposed_hits),
+        })
     }
 }
 

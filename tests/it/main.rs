@@ -31,6 +31,8 @@ mod denials;
 mod drain;
 /// Encoded answers are read, or refused.
 mod encodings;
+/// A real value that a sandbox should not know goes nowhere but where it is bound.
+mod exposure;
 /// A request with nothing to substitute leaves as it came.
 mod fidelity;
 /// Secrets that the proxy adds by itself.

@@ -4,6 +4,7 @@
 
 mod body;
 mod encoding;
+mod exposed;
 mod header;
 mod tokens;
 mod url;
@@ -36,6 +37,8 @@ pub(super) async fn request(
     record: &mut Record,
 ) -> Result<Outgoing, Denial> {
     let (mut parts, body) = request.into_parts();
+    let exposure = recognised.sandbox.exposure();
+    exposed::check(exposure, session, permit, &parts.uri, &parts.headers)?;
     let tokens = Tokens { session, permit };
     record.opened(url::open(&tokens, &mut parts.uri).await?);
     let upgrade = wants_websocket(&parts.headers, parts.version)?;

@@ -22,11 +22,19 @@ pub struct Needles {
     automaton: Option<AhoCorasick>,
     /// The values that can be the name of a field, in lower case as names are compared.
     names: Skim,
-    /// By pattern: the token that replaces it; none for encodings in which a token would not decode.
-    tokens: Vec<Option<SealedToken>>,
+    /// By pattern.
+    whose: Vec<Whose>,
     longest: usize,
     /// Whether any needle holds a space or a control byte, so that no byte ends a run safely.
     spaced: bool,
+}
+
+/// What a pattern is a form of.
+struct Whose {
+    /// The token of the value.
+    token: SealedToken,
+    /// Whether the token may stand in its place; in other encodings it would not decode.
+    plain: bool,
 }
 
 /// How a match is hidden.
@@ -49,7 +57,7 @@ impl Needles {
     #[must_use]
     pub fn new(values: &[(SealedToken, Arc<SecretValue>)]) -> Self {
         let mut patterns: Vec<Zeroizing<Vec<u8>>> = Vec::new();
-        let mut tokens = Vec::new();
+        let mut whose = Vec::new();
         let mut names = Vec::new();
         for (token, value) in
             values.iter().filter(|(_, value)| value.len() >= SecretValue::SEARCHED_FROM)
@@ -61,7 +69,7 @@ impl Needles {
             for (pattern, plain) in forms(value.expose()) {
                 if !patterns.iter().skip(first).any(|known| *known == pattern) {
                     patterns.push(pattern);
-                    tokens.push(plain.then(|| token.clone()));
+                    whose.push(Whose { token: token.clone(), plain });
                 }
             }
         }
@@ -76,7 +84,7 @@ impl Needles {
             _ => None,
         };
         let (skim, names) = (Skim::new(patterns), Skim::new(names));
-        Self { skim, automaton, names, tokens, longest, spaced }
+        Self { skim, automaton, names, whose, longest, spaced }
     }
 
     /// The longest needle in bytes; 0 if there is nothing to search for.
@@ -104,8 +112,8 @@ impl Needles {
         let mut hits = 0;
         while let Some(found) = self.find(text, copied).filter(|found| found.start() < settled) {
             out.extend_from_slice(text.get(copied..found.start()).unwrap_or_default());
-            match self.tokens.get(found.pattern().as_usize()) {
-                Some(Some(token)) if hide == Hide::Replace => {
+            match self.whose.get(found.pattern().as_usize()) {
+                Some(Whose { token, plain: true }) if hide == Hide::Replace => {
                     out.extend_from_slice(token.as_str().as_bytes())
                 }
                 _ => out.resize(out.len() + found.len(), MASK),
@@ -122,6 +130,16 @@ impl Needles {
     #[must_use]
     pub fn is_in(&self, text: &[u8]) -> bool {
         self.skim.next(text, 0).is_some()
+    }
+
+    /// The tokens of the values that a whole text holds, in the order in which they stand there.
+    pub fn tokens_of<'n>(&'n self, text: &'n [u8]) -> impl Iterator<Item = &'n SealedToken> {
+        let mut from = 0;
+        std::iter::from_fn(move || {
+            let found = self.find(text, from)?;
+            from = found.end();
+            self.whose.get(found.pattern().as_usize()).map(|whose| &whose.token)
+        })
     }
 
     /// Hides values in header fields, and drops fields that are named by one; returns how many.
@@ -168,7 +186,7 @@ impl Needles {
 
 impl std::fmt::Debug for Needles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Needles").field("patterns", &self.tokens.len()).finish_non_exhaustive()
+        f.debug_struct("Needles").field("patterns", &self.whose.len()).finish_non_exhaustive()
     }
 }
 

@@ -164,6 +164,12 @@ fn kinds(sandbox: &Sandbox, tollgate: &Tollgate) -> Vec<(&'static str, Vec<u8>, 
     let grpc = |message: &str| {
         [&[0, 0, 0, 0, u8::try_from(message.len()).unwrap()], message.as_bytes()].concat()
     };
+    // A message in field 2 of a message, with a text in field 1.
+    let protobuf = |text: &str| {
+        let length = |text: &str| char::from(u8::try_from(text.len()).unwrap()).to_string();
+        let inner = format!("\n{}{text}", length(text));
+        format!("\u{8}\u{7}\u{12}{}{inner}", length(&inner))
+    };
     vec![
         (
             "text/plain",
@@ -190,8 +196,8 @@ fn kinds(sandbox: &Sandbox, tollgate: &Tollgate) -> Vec<(&'static str, Vec<u8>, 
         ),
         (
             "application/grpc",
-            [grpc(body), grpc("plain"), vec![1, 0, 0, 0, 43], body.into()].concat(),
-            [grpc(&value), grpc("plain"), vec![1, 0, 0, 0, 43], body.into()].concat(),
+            [grpc(&protobuf(body)), grpc("plain"), vec![1, 0, 0, 0, 43], body.into()].concat(),
+            [grpc(&protobuf(&value)), grpc("plain"), vec![1, 0, 0, 0, 43], body.into()].concat(),
         ),
     ]
 }

@@ -88,3 +88,15 @@ fn the_schema_refuses_what_check_refuses_in_shape() {
         assert!(PolicySet::read(Path::new("p.yaml"), text).set.is_none(), "{text}");
     }
 }
+
+#[test]
+fn the_schema_accepts_every_location_and_a_shape() {
+    let text = "secretStores: { s: { egressAllowlist: [a.test], secrets: { K: { from: { env: A }, locations: [header, query, path, body], placeholder: 'ghp_{sealed:36}' } } } }";
+    assert!(schema_accepts(text));
+    let set = PolicySet::read(Path::new("p.yaml"), text).set.unwrap();
+    let secret = set.secret(&"s".parse().unwrap(), &"K".parse().unwrap()).unwrap();
+    let locations = &secret.bound.locations;
+    assert!(locations.query && locations.path && locations.body);
+    assert_eq!(locations.header, crate::secret::HeaderRule::Usual);
+    assert_eq!(secret.bound.placeholder.as_ref().unwrap().to_string(), "ghp_{sealed:36}");
+}

@@ -87,8 +87,7 @@ impl Grpc {
     fn message(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<(), Unfit> {
         let start = out.len();
         out.extend_from_slice(&[0; PREFIX]);
-        self.text.push(message, out)?;
-        self.text.finish(out)?;
+        self.text.message(message, out)?;
         let length = out.len() - start - PREFIX;
         if let Some(place) = out.get_mut(start..start + PREFIX) {
             place.copy_from_slice(&prefix(length));

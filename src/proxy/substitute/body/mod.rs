@@ -6,6 +6,7 @@
 mod count;
 mod grpc;
 mod outgoing;
+mod protobuf;
 mod text;
 
 use std::sync::Arc;
@@ -128,7 +129,7 @@ fn restate_length(headers: &mut HeaderMap, length: usize) {
 enum Kind {
     /// Text with these escapes.
     Text(Encoding),
-    /// Messages that hold such text.
+    /// Messages that hold such text; those without escapes are protobuf, where lengths stand around it.
     Grpc(Encoding),
 }
 

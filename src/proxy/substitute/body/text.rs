@@ -2,6 +2,7 @@
 //!
 //! What is held back is the end of a piece that may be the beginning of a token, never more than one token in its escapes.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::super::encoding::Encoding;
+use super::protobuf::{Edit, repair_lengths};
 use crate::secret::{SealedToken, SecretName, TokenFinder};
 
 /// The tokens that open in a body, with their values as they are written there.
@@ -61,6 +63,14 @@ pub(super) struct Tally {
     pub(super) passed: u64,
 }
 
+impl Tally {
+    fn note(&mut self, secret: &SecretName) {
+        if !self.opened.contains(secret) {
+            self.opened.push(secret.clone());
+        }
+    }
+}
+
 /// The state between two pieces of one text.
 #[derive(Debug)]
 pub(super) struct Text {
@@ -89,6 +99,36 @@ impl Text {
         self.settle(End::Reached, out)
     }
 
+    /// Appends a whole message, rewritten: text with these escapes, or protobuf with the lengths around every token.
+    pub(super) fn message(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<(), Unfit> {
+        if self.encoding != Encoding::Raw {
+            self.push(message, out)?;
+            return self.finish(out);
+        }
+        let mut edits = Vec::new();
+        for token in self.finder.find(message) {
+            match self.values.get(message.get(token.clone()).unwrap_or_default()) {
+                Some(opened) => {
+                    let (secret, value) = opened?;
+                    self.tally.note(secret);
+                    edits.push(Edit { at: token, with: Cow::Borrowed(value) });
+                }
+                None => self.tally.passed += 1,
+            }
+        }
+        if !edits.is_empty() {
+            repair_lengths(message, &mut edits);
+        }
+        let mut copied = 0;
+        for Edit { at, with } in edits {
+            out.extend_from_slice(message.get(copied..at.start).unwrap_or_default());
+            out.extend_from_slice(&with);
+            copied = at.end;
+        }
+        out.extend_from_slice(message.get(copied..).unwrap_or_default());
+        Ok(())
+    }
+
     fn settle(&mut self, end: End, out: &mut Vec<u8>) -> Result<(), Unfit> {
         let text = std::mem::take(&mut self.held);
         let decoded = self.encoding.decode(&text);
@@ -113,9 +153,7 @@ impl Text {
                     out.extend_from_slice(text.get(copied..start).unwrap_or_default());
                     out.extend_from_slice(value);
                     copied = end;
-                    if !self.tally.opened.contains(secret) {
-                        self.tally.opened.push(secret.clone());
-                    }
+                    self.tally.note(secret);
                 }
                 None => self.tally.passed += 1,
             }

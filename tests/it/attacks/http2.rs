@@ -548,6 +548,9 @@ async fn H2_025_an_upstream_that_pushes() {
     attack.finish().await;
 }
 
+/// `body`, as gzip writes it.
+const GZIPPED_BODY: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\x4b\xca\x4f\xa9\x04\x00\xb2\x0b\xa8\xdb\x04\x00\x00\x00";
+
 #[tokio::test]
 async fn H2_026_values_in_the_head_the_trailers_and_interim_answers() {
     let field = |name: &str| block(&[(name, KNOWN_VALUE.as_bytes())]);
@@ -567,7 +570,7 @@ async fn H2_026_values_in_the_head_the_trailers_and_interim_answers() {
             "trailers of an encoded body",
             vec![
                 (HEADERS, head, [plain.clone(), block(&[("content-encoding", b"gzip")])].concat()),
-                (0, 0, b"body".to_vec()),
+                (0, 0, GZIPPED_BODY.to_vec()),
                 (HEADERS, head | END_STREAM, field("x")),
             ],
         ),
@@ -598,7 +601,15 @@ async fn H2_026_values_in_the_head_the_trailers_and_interim_answers() {
         let mut connection = attack.sandbox.open(url, Protocol::H2).await.unwrap();
         let request =
             http::Request::get(url).header("authorization", bearer).body(full("")).unwrap();
-        let answer = connection.send(request).await;
+        let answer = match connection.begin(request).await {
+            Ok(answer) => connection.collect(answer).await,
+            // A damaged body is cut, which may overtake the head.
+            Err(error) => {
+                assert_eq!(what, "an encoded body that is none", "{error}");
+                attack.finish().await;
+                continue;
+            }
+        };
         let seen = format!("{:?} {:?}", answer.headers, answer.trailers);
         assert!(!seen.contains(KNOWN_VALUE), "{what}: {seen}");
         assert!(!answer.text().contains(KNOWN_VALUE), "{what}: {answer:?}");

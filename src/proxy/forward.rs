@@ -1,12 +1,13 @@
 //! Step 10: send, and stream both ways with trailers, in constant memory.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -66,7 +67,7 @@ pub(super) async fn send(
     let mut lease = upstreams.checkout(proxy, permit).await?;
     for attempt in 0.. {
         shape(&mut request, &lease, &destination, scheme);
-        let sent = in_time(proxy, &exchange, lease.send(request, expected)).await;
+        let sent = in_time(proxy, &exchange, pin!(lease.send(request, expected))).await;
         match sent {
             Ok(Ok(response)) if unstated && response.status() == StatusCode::LENGTH_REQUIRED => {
                 return Err(wants_length(&destination));
@@ -102,12 +103,11 @@ pub(super) async fn send(
 async fn in_time<T>(
     proxy: &Proxy,
     exchange: &Exchange,
-    answer: impl Future<Output = T>,
+    mut answer: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Late> {
-    let mut answer = std::pin::pin!(answer);
     let mut sent = 0;
     loop {
-        if let Ok(answer) = tokio::time::timeout(proxy.limits.response_timeout, &mut answer).await {
+        if let Ok(answer) = tokio::time::timeout(proxy.limits.response_timeout, answer.as_mut()).await {
             return Ok(answer);
         }
         let now = exchange.out.load(Ordering::Relaxed);
@@ -206,13 +206,11 @@ fn shape_h2(request: &mut Request<OutgoingBody>, destination: &Destination, sche
     *request.version_mut() = Version::HTTP_2;
     request.headers_mut().remove(HOST);
     request.headers_mut().remove(TRANSFER_ENCODING);
-    let path = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    let uri = Uri::builder()
-        .scheme(scheme.as_str())
-        .authority(destination.authority(scheme))
-        .path_and_query(path)
-        .build();
-    if let Ok(uri) = uri {
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.scheme = scheme.as_str().parse().ok();
+    parts.authority = destination.authority(scheme).try_into().ok();
+    parts.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
+    if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
     }
 }

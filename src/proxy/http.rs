@@ -47,6 +47,7 @@ pub(super) async fn serve_h1<S: Stream>(io: S, via: &Arc<Via>) -> Option<After<S
         .max_buf_size(READ_BUFFER.max(via.client.proxy.limits.headers.get() + 8192))
         .serve_connection(TokioIo::new(guard), service);
     let served = tokio::select! {
+        biased;
         served = &mut connection => served,
         () = via.client.proxy.tasks.closed() => {
             Pin::new(&mut connection).graceful_shutdown();
@@ -93,6 +94,7 @@ pub(super) async fn serve_h2<S: Stream>(io: S, via: Arc<Via>) {
             .serve_connection(TokioIo::new(io), service)
     );
     let served = tokio::select! {
+        biased;
         served = connection.as_mut() => served,
         () = via.client.proxy.tasks.closed() => {
             connection.as_mut().graceful_shutdown();

@@ -74,6 +74,7 @@ async fn serve_tunnel(tunnel: Tunnel, io: http::Rewound<accept::Wire>) {
     let registry = &tunnel.client.proxy.registry;
     let mut still_allowed = StillAllowed::tunnel(registry, &tunnel.recognised, &tunnel.destination);
     tokio::select! {
+        biased;
         ended = serve_opened(&tunnel, io) => if let Err(denial) = ended { tunnel.refused(&denial) },
         denial = still_allowed.denied(), if tunnel.refused.is_none() => tunnel.refused(&denial),
     }
@@ -190,7 +191,8 @@ async fn carry(
         substitute::request(&session, &permit, &recognised, via, request, record).await?;
     let upstreams = proxy.upstreams(&session);
     if outgoing.upgrades() {
-        return websocket::open(&asked, upstreams, outgoing, still_allowed, record).await;
+        let opening = websocket::open(&asked, upstreams, outgoing, still_allowed, record);
+        return Box::pin(opening).await;
     }
     let answer = forward::send(proxy, upstreams, &permit, outgoing, record).await?;
     scrub::answer(&asked, answer, still_allowed, record).await

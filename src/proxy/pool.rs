@@ -126,6 +126,8 @@ impl Upstreams {
     }
 
     /// A connection for the permit's destination: an idle or shared one, or else a new one.
+    ///
+    /// Opening is rare and its future is large, so it has a box of its own: every request's future stays small.
     pub(super) async fn checkout(
         self: &Arc<Self>,
         proxy: &Proxy,
@@ -145,9 +147,9 @@ impl Upstreams {
             if let Some(connection) = self.known(&key, proxy).await {
                 return Ok(self.lease(connection, true, key));
             }
-            return self.open(proxy, permit, key).await;
+            return Box::pin(self.open(proxy, permit, key)).await;
         }
-        self.open(proxy, permit, key).await
+        Box::pin(self.open(proxy, permit, key)).await
     }
 
     /// A new connection, whatever is idle.
@@ -157,7 +159,7 @@ impl Upstreams {
         permit: &RequestPermit,
     ) -> Result<Lease, Denial> {
         let key = Key::of(permit);
-        self.open(proxy, permit, key).await
+        Box::pin(self.open(proxy, permit, key)).await
     }
 
     /// A new HTTP/1 connection that is never pooled, for a protocol switch.
@@ -387,6 +389,8 @@ async fn handshake_h2(
     destination: &Destination,
     wire: Wire,
 ) -> Result<Http2, Denial> {
+    // hyper spawns a task per request that has room for the whole connection: in a box it is small.
+    let wire = Box::new(wire);
     let handshake = http2::Builder::new(proxy.tasks.clone())
         .timer(hyper_util::rt::TokioTimer::new())
         .max_header_list_size(u32::try_from(proxy.limits.headers.get()).unwrap_or(u32::MAX))

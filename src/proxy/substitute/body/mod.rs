@@ -55,7 +55,7 @@ pub(super) async fn open(
         drop_length(headers);
         return Ok(body.rewriting(rewriter(values)));
     }
-    let sent = body.collect(limits.response_timeout).await?;
+    let sent = Box::pin(body.collect(limits.response_timeout)).await?;
     let needed: Vec<_> = {
         let found = rewriter(markers(&opted)).whole(sent.bytes()).map_err(unfit)?.1.opened;
         opted.into_iter().filter(|secret| found.contains(&secret.bound.name)).collect()

@@ -15,6 +15,8 @@ use crate::audit::{Event, Kind, Observe, Outcome};
 pub struct Metrics {
     registry: Registry,
     requests: Family<Verdict, Counter>,
+    /// The one of [`Metrics::requests`] that nearly every event counts in.
+    allowed: Counter,
     denials: Family<Reason, Counter>,
     alerts: Counter,
     opened: Counter,
@@ -40,6 +42,9 @@ struct Verdict {
     verdict: &'static str,
 }
 
+const ALLOWED: Verdict = Verdict { verdict: "allow" };
+const DENIED: Verdict = Verdict { verdict: "deny" };
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
     reason: &'static str,
@@ -49,9 +54,11 @@ impl Metrics {
     /// All at zero, with the proxy's count of connections.
     #[must_use]
     pub fn new(connections: &Connections) -> Self {
+        let requests = Family::<Verdict, Counter>::default();
         let mut metrics = Self {
             registry: Registry::with_prefix("tollgate"),
-            requests: Family::default(),
+            allowed: requests.get_or_create_owned(&ALLOWED),
+            requests,
             denials: Family::default(),
             alerts: Counter::default(),
             opened: Counter::default(),
@@ -101,15 +108,16 @@ impl Metrics {
 
 impl Observe for Metrics {
     fn observe(&self, event: &Event) {
-        let verdict = match event.verdict {
-            Outcome::Allow => Verdict { verdict: "allow" },
-            Outcome::Deny => Verdict { verdict: "deny" },
+        let denied = event.verdict == Outcome::Deny;
+        let verdict = if denied { DENIED } else { ALLOWED };
+        match event.event {
+            Kind::Policy => {
+                self.loads.get_or_create(&verdict).inc();
+                return;
+            }
+            _ if denied => self.requests.get_or_create(&verdict).inc(),
+            _ => self.allowed.inc(),
         };
-        if event.event == Kind::Policy {
-            self.loads.get_or_create(&verdict).inc();
-            return;
-        }
-        self.requests.get_or_create(&verdict).inc();
         if let Some(reason) = event.reason {
             self.denials.get_or_create(&Reason { reason: reason.as_str() }).inc();
         }
@@ -151,7 +159,7 @@ mod tests {
         let open = connections.accepted();
         drop(connections.accepted());
         let mut event = Event::new(Kind::Request);
-        event.host = "secret-plans.example".to_owned();
+        event.host = "secret-plans.example".into();
         event.path = "/unsaid".to_owned();
         event.bytes_in = 7;
         metrics.observe(&event);

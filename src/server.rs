@@ -198,7 +198,7 @@ impl Server {
                 event.detail = crate::audit::bounded(&error.to_string()).into();
             }
         }
-        self.proxy.audit.emit(&event);
+        self.proxy.audit.emit(event);
     }
 }
 

@@ -68,7 +68,7 @@ impl Refused {
         let by_method = by_path || reason == DenyReason::MethodNotAllowed;
         Self {
             reason,
-            host: event.host.clone(),
+            host: event.host.to_string(),
             port: event.port,
             method: by_method.then(|| event.method.clone()),
             path: by_path.then(|| event.path.clone()),
@@ -113,7 +113,7 @@ mod tests {
 
     fn denied(host: &str, port: u16, reason: DenyReason) -> Event {
         let mut event = Event::new(Kind::Request);
-        event.host = host.to_owned();
+        event.host = host.into();
         event.port = Some(port);
         event.method = "POST".to_owned();
         event.path = "/v1".to_owned();

@@ -1,6 +1,6 @@
 //! Step 12: one typed event per request, refused connection or credential event, as one JSON line.
 //!
-//! Apart from the logs: no filter drops it. Lines are gathered and written by one thread; when its queue is full, requests wait rather than
+//! Apart from the logs: no filter drops it. Events are gathered and written by one thread; when its queue is full, requests wait rather than
 //! go unrecorded. What a sandbox wrote stands in a quoted, bounded value.
 
 mod denials;
@@ -11,10 +11,11 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use jiff::Timestamp;
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings, json_schema};
 use serde::Serialize;
 
-use crate::policy::{Denial, DenyReason, PolicyDigest};
+use crate::policy::{Denial, DenyReason, PolicyDigest, RuleName};
 use crate::secret::{SandboxId, SecretName};
 
 pub use denials::{Denials, Refused};
@@ -50,7 +51,9 @@ pub enum Outcome {
 pub struct Event {
     /// When it began, RFC 3339 in UTC with microseconds.
     #[schemars(extend("format" = "date-time"))]
-    pub time: String,
+    #[serde(serialize_with = "microseconds")]
+    #[schemars(with = "String")]
+    pub time: Timestamp,
     /// What the event is about.
     pub event: Kind,
     /// The sandbox, if it was recognised.
@@ -66,8 +69,9 @@ pub struct Event {
     #[schemars(with = "Option<String>")]
     pub client: Option<std::net::SocketAddr>,
     /// The canonical host, or what was sent in its place, bounded.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub host: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    #[schemars(with = "String")]
+    pub host: Arc<str>,
     /// The port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
@@ -94,7 +98,7 @@ pub struct Event {
     pub rule: Option<Arc<str>>,
     /// The layer of that rule.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub layer: Option<String>,
+    pub layer: Option<Arc<str>>,
     /// The policy that decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
@@ -155,6 +159,10 @@ fn reasons(_generator: &mut SchemaGenerator) -> schemars::Schema {
     json_schema!({ "type": "string", "enum": names })
 }
 
+fn microseconds<S: serde::Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{time:.6}"))
+}
+
 #[expect(
     clippy::trivially_copy_pass_by_ref,
     reason = "serde's skip_serializing_if passes a reference"
@@ -171,12 +179,12 @@ impl Event {
     #[must_use]
     pub fn new(event: Kind) -> Self {
         Self {
-            time: jiff::Timestamp::now().to_string(),
+            time: Timestamp::now(),
             event,
             sandbox_id: None,
             request_id: RequestId::random(),
             client: None,
-            host: String::new(),
+            host: Arc::default(),
             port: None,
             method: String::new(),
             path: String::new(),
@@ -211,9 +219,15 @@ impl Event {
     }
 
     /// Records the rule that decided, and its layer.
-    pub fn rule(&mut self, rule: Option<&crate::policy::RuleName>) {
-        self.rule = rule.map(|rule| rule.text().into());
-        self.layer = rule.map(|rule| rule.layer().to_owned());
+    pub fn rule(&mut self, rule: Option<&RuleName>) {
+        self.rule = rule.map(RuleName::shared_text);
+        self.layer = rule.map(RuleName::shared_layer);
+    }
+
+    /// About what the event takes while it waits, in bytes.
+    fn weight(&self) -> usize {
+        let places = self.locations.iter().map(String::len).sum::<usize>();
+        size_of::<Self>() + self.method.len() + self.path.len() + self.detail.len() + places
     }
 }
 
@@ -301,7 +315,9 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Queue {
-    lines: Vec<u8>,
+    events: Vec<Event>,
+    /// What they weigh together, in bytes.
+    weight: usize,
     closed: bool,
 }
 
@@ -344,18 +360,14 @@ impl Audit {
     }
 
     /// The only way to record an event.
-    pub fn emit(&self, event: &Event) {
+    pub fn emit(&self, event: Event) {
         for observer in &*self.observers {
-            observer.observe(event);
+            observer.observe(&event);
         }
         let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_empty = queue.lines.is_empty();
-        let before = queue.lines.len();
-        if serde_json::to_writer(&mut queue.lines, event).is_err() {
-            queue.lines.truncate(before);
-            tracing::error!(request = %event.request_id, "an audit event could not be written as JSON");
-        }
-        queue.lines.push(b'\n');
+        let was_empty = queue.events.is_empty();
+        queue.weight += event.weight();
+        queue.events.push(event);
         drop(queue);
         if was_empty {
             self.shared.wake.notify_one();
@@ -366,7 +378,7 @@ impl Audit {
     pub async fn admit(&self) {
         loop {
             let room = self.shared.room.notified();
-            if self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).lines.len()
+            if self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).weight
                 < self.shared.bound
             {
                 return;
@@ -376,13 +388,15 @@ impl Audit {
     }
 }
 
-/// Gathers for a moment, then writes once: a busy proxy wakes this thread fifty times a second, not once per request.
+/// Gathers for a moment, then writes once: a busy proxy wakes this thread fifty times a second, not once per request. The lines are made
+/// here, many in a row, which costs half of what it costs between two requests.
 fn write_all(shared: &Shared, mut out: impl Write) {
     const GATHER: std::time::Duration = std::time::Duration::from_millis(20);
-    let mut writing = Vec::new();
+    let mut events = Vec::new();
+    let mut lines = Vec::new();
     loop {
         let mut queue = shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        while queue.lines.is_empty() && !queue.closed {
+        while queue.events.is_empty() && !queue.closed {
             queue = shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
         if !queue.closed {
@@ -391,17 +405,29 @@ fn write_all(shared: &Shared, mut out: impl Write) {
             queue = shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
         }
         let closed = queue.closed;
-        std::mem::swap(&mut queue.lines, &mut writing);
+        std::mem::swap(&mut queue.events, &mut events);
+        queue.weight = 0;
         drop(queue);
-        if let Err(error) = out.write_all(&writing).and_then(|()| out.flush()) {
+        events.drain(..).for_each(|event| append_line(&event, &mut lines));
+        if let Err(error) = out.write_all(&lines).and_then(|()| out.flush()) {
             tracing::error!(%error, "the audit cannot be written");
         }
-        writing.clear();
+        lines.clear();
         shared.room.notify_waiters();
         if closed {
             return;
         }
     }
+}
+
+fn append_line(event: &Event, lines: &mut Vec<u8>) {
+    let before = lines.len();
+    if serde_json::to_writer(&mut *lines, event).is_err() {
+        lines.truncate(before);
+        tracing::error!(request = %event.request_id, "an audit event could not be written as JSON");
+        return;
+    }
+    lines.push(b'\n');
 }
 
 fn append_private(path: &Path) -> io::Result<File> {
@@ -427,14 +453,13 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::policy::RuleName;
 
     /// Every field set, and every field left out that may be.
     fn events() -> [Value; 2] {
         let mut full = Event::new(Kind::Request);
         full.sandbox_id = Some("sb-1".parse().unwrap());
         full.client = Some("127.0.0.1:9".parse().unwrap());
-        full.host = "api.example.com".to_owned();
+        full.host = "api.example.com".into();
         full.port = Some(443);
         full.method = "GET".to_owned();
         full.path = "/".to_owned();
@@ -479,8 +504,8 @@ mod tests {
         let audit = Audit::to_writer(io::sink(), 1024).unwrap().observed_by(vec![denials.clone()]);
         let mut event = Event::new(Kind::Request);
         event.deny(&Denial::new(DenyReason::HostNotAllowed, "no", "no"));
-        audit.emit(&event);
-        audit.emit(&Event::new(Kind::Request));
+        audit.emit(event);
+        audit.emit(Event::new(Kind::Request));
         assert_eq!(denials.seen().0.len(), 1);
     }
 }

@@ -75,6 +75,12 @@ impl Host {
         &self.text
     }
 
+    /// The canonical text, shared.
+    #[must_use]
+    pub fn shared(&self) -> Arc<str> {
+        self.text.clone()
+    }
+
     /// The address, if this host is an IP literal.
     #[must_use]
     pub const fn ip(&self) -> Option<IpAddr> {

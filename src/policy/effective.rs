@@ -235,6 +235,18 @@ impl RuleName {
     pub fn text(&self) -> &str {
         &self.text
     }
+
+    /// [`RuleName::layer`], shared.
+    #[must_use]
+    pub fn shared_layer(&self) -> Arc<str> {
+        self.layer.as_ref().map_or_else(|| self.layer().into(), StoreName::shared)
+    }
+
+    /// [`RuleName::text`], shared.
+    #[must_use]
+    pub fn shared_text(&self) -> Arc<str> {
+        self.text.clone()
+    }
 }
 
 impl fmt::Display for RuleName {

@@ -123,7 +123,7 @@ impl Record {
     /// The destination that was read.
     pub(super) fn destination(&mut self, destination: &Destination) {
         self.edit(|event| {
-            event.host = destination.host.as_str().to_owned();
+            event.host = destination.host.shared();
             event.port = Some(destination.port.get());
         });
     }
@@ -209,7 +209,7 @@ impl Drop for Record {
             open.event.deny(denial);
             open.event.status = status;
         }
-        open.client.proxy.audit.emit(&open.event);
+        open.client.proxy.audit.emit(open.event);
         open.client.activity.ended();
     }
 }
@@ -239,11 +239,11 @@ impl Tunnel {
         let mut event = Event::new(Kind::Connection);
         event.client = Some(self.client.peer);
         event.sandbox_id = Some(self.recognised.sandbox.id().clone());
-        event.host = self.destination.host.as_str().to_owned();
+        event.host = self.destination.host.shared();
         event.port = Some(self.destination.port.get());
         event.protocol = "connect";
         event.deny(denial);
         event.status = None;
-        self.client.proxy.audit.emit(&event);
+        self.client.proxy.audit.emit(event);
     }
 }

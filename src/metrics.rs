@@ -110,14 +110,15 @@ impl Observe for Metrics {
     fn observe(&self, event: &Event) {
         let denied = event.verdict == Outcome::Deny;
         let verdict = if denied { DENIED } else { ALLOWED };
-        match event.event {
-            Kind::Policy => {
-                self.loads.get_or_create(&verdict).inc();
-                return;
-            }
-            _ if denied => self.requests.get_or_create(&verdict).inc(),
-            _ => self.allowed.inc(),
-        };
+        if event.event == Kind::Policy {
+            self.loads.get_or_create(&verdict).inc();
+            return;
+        }
+        if denied {
+            self.requests.get_or_create(&verdict).inc();
+        } else {
+            self.allowed.inc();
+        }
         if let Some(reason) = event.reason {
             self.denials.get_or_create(&Reason { reason: reason.as_str() }).inc();
         }

@@ -66,8 +66,7 @@ pub struct Event {
     pub request_id: RequestId,
     /// The address of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub client: Option<std::net::SocketAddr>,
+    pub client: Option<Arc<str>>,
     /// The canonical host, or what was sent in its place, bounded.
     #[serde(skip_serializing_if = "str::is_empty")]
     #[schemars(with = "String")]
@@ -264,6 +263,18 @@ impl RequestId {
     }
 }
 
+impl RequestId {
+    /// Hexadecimal, without the detour over a formatter: every event has one.
+    fn digits(self) -> [u8; 32] {
+        let mut digits = [0; 32];
+        for (digit, shift) in digits.iter_mut().zip((0..128).step_by(4).rev()) {
+            let nibble = u8::try_from((self.0 >> shift) & 0xf).unwrap_or_default();
+            *digit = if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble };
+        }
+        digits
+    }
+}
+
 fn seed() -> u128 {
     let mut bytes = [0; 16];
     // Without randomness ids still differ within the process; nothing secret hangs on them.
@@ -275,7 +286,7 @@ fn seed() -> u128 {
 
 impl std::fmt::Display for RequestId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:032x}", self.0)
+        f.write_str(std::str::from_utf8(&self.digits()).unwrap_or_default())
     }
 }
 
@@ -287,7 +298,7 @@ impl std::fmt::Debug for RequestId {
 
 impl Serialize for RequestId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(std::str::from_utf8(&self.digits()).unwrap_or_default())
     }
 }
 
@@ -458,7 +469,7 @@ mod tests {
     fn events() -> [Value; 2] {
         let mut full = Event::new(Kind::Request);
         full.sandbox_id = Some("sb-1".parse().unwrap());
-        full.client = Some("127.0.0.1:9".parse().unwrap());
+        full.client = Some("127.0.0.1:9".into());
         full.host = "api.example.com".into();
         full.port = Some(443);
         full.method = "GET".to_owned();

@@ -67,6 +67,7 @@ impl Listening {
         let client = Arc::new(Client {
             proxy: proxy.clone(),
             peer,
+            name: peer.to_string().into(),
             shared_loopback: self.address.ip().is_loopback(),
             activity: activity.clone(),
         });
@@ -74,6 +75,7 @@ impl Listening {
         let counted = proxy.connections.accepted();
         let task = proxy.tasks.spawn(async move {
             tokio::select! {
+                biased;
                 () = serve_connection(client.clone(), wire) => {}
                 () = client.overdue() => tracing::debug!(peer = %client.peer, "a connection was idle for too long"),
             }
@@ -90,6 +92,8 @@ const AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(50);
 pub struct Client {
     pub(super) proxy: Arc<Proxy>,
     pub(super) peer: SocketAddr,
+    /// The same as text, for the events.
+    pub(super) name: Arc<str>,
     /// Any process of the machine can reach the listener.
     pub(super) shared_loopback: bool,
     pub(super) activity: Arc<Activity>,

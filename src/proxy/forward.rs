@@ -107,7 +107,9 @@ async fn in_time<T>(
 ) -> Result<T, Late> {
     let mut sent = 0;
     loop {
-        if let Ok(answer) = tokio::time::timeout(proxy.limits.response_timeout, answer.as_mut()).await {
+        if let Ok(answer) =
+            tokio::time::timeout(proxy.limits.response_timeout, answer.as_mut()).await
+        {
             return Ok(answer);
         }
         let now = exchange.out.load(Ordering::Relaxed);

@@ -84,7 +84,7 @@ impl Record {
     /// Begins the event of a request.
     pub(super) fn begin(via: &Via, request: &Request<Incoming>) -> Self {
         let mut event = Event::new(Kind::Request);
-        event.client = Some(via.client.peer);
+        event.client = Some(via.client.name.clone());
         bounded(request.method().as_str()).clone_into(&mut event.method);
         if let Some(path) = request.uri().path_and_query() {
             event.path = bounded(path.path());
@@ -237,7 +237,7 @@ impl Tunnel {
     /// Records that an opened tunnel was refused before its first request.
     pub(super) fn refused(&self, denial: &Denial) {
         let mut event = Event::new(Kind::Connection);
-        event.client = Some(self.client.peer);
+        event.client = Some(self.client.name.clone());
         event.sandbox_id = Some(self.recognised.sandbox.id().clone());
         event.host = self.destination.host.shared();
         event.port = Some(self.destination.port.get());

@@ -130,7 +130,7 @@ async fn replaced(
         out.extend_from_slice(value.expose());
         log.push(OpenedAt {
             secret: secret.bound.name.clone(),
-            place: Place::Header(name).to_string(),
+            place: ["header:", name.as_str()].concat(),
         });
         copied = end;
     }

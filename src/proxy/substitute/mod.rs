@@ -225,6 +225,8 @@ fn drop_overrides(headers: &mut HeaderMap) {
     }
 }
 
+const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+
 /// On hosts with a bound secret the answer is searched, so it must come whole and in an encoding that can be read.
 fn ask_for_readable_answers(headers: &mut HeaderMap) {
     // An extension could compress a WebSocket's messages.
@@ -238,8 +240,8 @@ fn ask_for_readable_answers(headers: &mut HeaderMap) {
     let readable = readable_encodings(headers);
     headers.insert(ACCEPT_ENCODING, readable);
     // Compressed messages are not read.
-    if headers.contains_key("grpc-accept-encoding") {
-        headers.insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
+    if headers.contains_key(GRPC_ACCEPT_ENCODING) {
+        headers.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
 }
 

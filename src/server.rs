@@ -111,7 +111,7 @@ impl Server {
             denials: config.denials,
             introspection,
             connections,
-            upstreams: DashMap::new(),
+            upstreams: DashMap::default(),
         });
         for listener in listening {
             drop(tasks.spawn(listener.run(proxy.clone())));

@@ -3,16 +3,21 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use super::pattern::Hosts;
 use super::{Host, HostPattern, Port, PortRule};
 
 /// A set of host patterns, each with a value such as the rule that it belongs to.
 #[derive(Clone, Debug)]
 pub struct HostSet<T> {
-    exact: HashMap<Arc<str>, Vec<Entry<T>>>,
-    below: HashMap<Arc<str>, Vec<Entry<T>>>,
+    exact: ByName<T>,
+    below: ByName<T>,
     any: Vec<Entry<T>>,
 }
+
+/// Sandboxes only look up, they never insert: a fast hash will do.
+type ByName<T> = HashMap<Arc<str>, Vec<Entry<T>>, RandomState>;
 
 #[derive(Clone, Debug)]
 struct Entry<T> {
@@ -24,7 +29,7 @@ impl<T> HostSet<T> {
     /// An empty set, which matches nothing.
     #[must_use]
     pub fn new() -> Self {
-        Self { exact: HashMap::new(), below: HashMap::new(), any: Vec::new() }
+        Self { exact: ByName::default(), below: ByName::default(), any: Vec::new() }
     }
 
     /// Adds a pattern with its value.

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use super::seldom::seldom;
 use super::{Proxy, serve_connection};
 
 /// A bound listener of the explicit kind: CONNECT and absolute-form.
@@ -77,7 +78,7 @@ impl Listening {
             tokio::select! {
                 biased;
                 () = serve_connection(client.clone(), wire) => {}
-                () = client.overdue() => tracing::debug!(peer = %client.peer, "a connection was idle for too long"),
+                () = seldom(client.overdue()) => tracing::debug!(peer = %client.peer, "a connection was idle for too long"),
             }
             drop((slot, counted));
         });

@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::h1::RequestGuard;
+use super::seldom::seldom;
 use super::{Opened, Via, serve_request};
 
 /// A byte stream that carries requests.
@@ -49,7 +50,7 @@ pub(super) async fn serve_h1<S: Stream>(io: S, via: &Arc<Via>) -> Option<After<S
     let served = tokio::select! {
         biased;
         served = &mut connection => served,
-        () = via.client.proxy.tasks.closed() => {
+        () = seldom(via.client.proxy.tasks.closed()) => {
             Pin::new(&mut connection).graceful_shutdown();
             (&mut connection).await
         }
@@ -96,7 +97,7 @@ pub(super) async fn serve_h2<S: Stream>(io: S, via: Arc<Via>) {
     let served = tokio::select! {
         biased;
         served = connection.as_mut() => served,
-        () = via.client.proxy.tasks.closed() => {
+        () = seldom(via.client.proxy.tasks.closed()) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -27,6 +27,7 @@ mod pool;
 mod record;
 mod revoke;
 mod scrub;
+mod seldom;
 mod shared;
 mod substitute;
 mod terminate;
@@ -56,6 +57,7 @@ use destination::Origin;
 use http::After;
 use record::Record;
 use revoke::StillAllowed;
+use seldom::seldom;
 
 /// One accepted connection, from its first byte to its last.
 async fn serve_connection(client: Arc<Client>, io: accept::Wire) {
@@ -76,7 +78,7 @@ async fn serve_tunnel(tunnel: Tunnel, io: http::Rewound<accept::Wire>) {
     tokio::select! {
         biased;
         ended = serve_opened(&tunnel, io) => if let Err(denial) = ended { tunnel.refused(&denial) },
-        denial = still_allowed.denied(), if tunnel.refused.is_none() => tunnel.refused(&denial),
+        denial = seldom(still_allowed.denied()), if tunnel.refused.is_none() => tunnel.refused(&denial),
     }
 }
 

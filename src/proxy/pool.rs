@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use foldhash::quality::RandomState;
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -26,7 +27,7 @@ use crate::policy::{Denial, DenyReason, PolicyDigest, RequestPermit};
 pub struct Upstreams {
     any: Arc<ClientConfig>,
     http1_only: Arc<ClientConfig>,
-    lanes: Mutex<HashMap<Key, Lane>>,
+    lanes: Mutex<Lanes>,
 }
 
 /// Connections are alike only for one destination under one policy: a grant that changed must not ride on an authenticated connection.
@@ -46,6 +47,9 @@ impl Key {
         }
     }
 }
+
+/// At most [`MOST_LANES`] of them stay.
+type Lanes = HashMap<Key, Lane, RandomState>;
 
 #[derive(Debug, Default)]
 struct Lane {
@@ -251,7 +255,7 @@ impl Upstreams {
         Lease { connection, reused, home: Arc::downgrade(self), key }
     }
 
-    fn lanes(&self) -> MutexGuard<'_, HashMap<Key, Lane>> {
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 
 use super::connect::Connector;
 use super::h1::HeadLimits;
@@ -42,7 +43,7 @@ pub struct Proxy {
     /// How many clients came, and how many are here.
     pub connections: crate::metrics::Connections,
     /// The upstream side of each sandbox.
-    pub upstreams: DashMap<SandboxId, Arc<Upstreams>>,
+    pub upstreams: DashMap<SandboxId, Arc<Upstreams>, RandomState>,
 }
 
 impl Proxy {

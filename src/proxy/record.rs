@@ -1,5 +1,6 @@
 //! Step 12: the audit event of one request, filled in along the path and written when the answer has ended, however it ended.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -12,8 +13,8 @@ use super::substitute::OpenedAt;
 use super::{Client, Tunnel, Via};
 use crate::audit::{Digest, Event, Kind, RequestId, bounded};
 use crate::host::Destination;
-use crate::policy::{Denial, RequestPermit, RuleName};
-use crate::secret::{Hide, Needles, SecretName};
+use crate::policy::{Denial, DenyReason, RequestPermit, RuleName};
+use crate::secret::{Needles, SecretName};
 use crate::session::Session;
 
 /// The event of one request. Emitted when it is dropped, by whoever holds it last.
@@ -28,6 +29,8 @@ struct Open {
     began: Instant,
     client: Arc<Client>,
     exchange: Arc<Exchange>,
+    /// What no event may hold, from when the sandbox is known.
+    needles: Option<Arc<Needles>>,
 }
 
 /// What both directions of a request tell each other.
@@ -99,6 +102,7 @@ impl Record {
             began: Instant::now(),
             client: via.client.clone(),
             exchange: Arc::default(),
+            needles: None,
         };
         Self { open: Some(Box::new(open)) }
     }
@@ -108,13 +112,12 @@ impl Record {
         Self { open: self.open.take() }
     }
 
-    /// The sandbox and policy that were found. The path that the sandbox wrote may hold a real value that it should not know.
+    /// The sandbox and policy that were found, and with them what the event may not hold.
     pub(super) fn session(&mut self, session: &Session) {
-        let needles = session.needles();
+        if let Some(open) = &mut self.open {
+            open.needles = session.needles();
+        }
         self.edit(|event| {
-            if let Some(needles) = needles.filter(|needles| needles.is_in(event.path.as_bytes())) {
-                event.path = redacted(&event.path, &needles);
-            }
             event.sandbox_id = Some(session.id().clone());
             event.policy_digest = Some(Digest(session.policy().digest()));
         });
@@ -144,8 +147,14 @@ impl Record {
     }
 
     /// A denial ended the request.
+    ///
+    /// Only after an exposure does the answer show the host without the value in it; any other answer that did so would confirm a guess.
     pub(super) fn denied(&mut self, denial: &Denial) {
-        self.edit(|event| event.deny(denial));
+        let Some(open) = &mut self.open else { return };
+        open.event.deny(denial);
+        if matches!(denial.reason, DenyReason::SecretExposed | DenyReason::SecretRequiresTls) {
+            open.redact();
+        }
     }
 
     /// The head of the answer goes out with this status.
@@ -191,6 +200,15 @@ impl Record {
     }
 }
 
+impl Open {
+    /// What the sandbox wrote may hold a real value that it should not know.
+    fn redact(&mut self) {
+        if let Some(needles) = &self.needles {
+            redact(&mut self.event, needles);
+        }
+    }
+}
+
 impl Drop for Record {
     fn drop(&mut self) {
         let Some(mut open) = self.open.take() else { return };
@@ -209,6 +227,7 @@ impl Drop for Record {
             open.event.deny(denial);
             open.event.status = status;
         }
+        open.redact();
         open.client.proxy.audit.emit(open.event);
         open.client.activity.ended();
     }
@@ -223,10 +242,19 @@ fn add(event: &mut Event, opened: Vec<OpenedAt>) {
     }
 }
 
-fn redacted(text: &str, needles: &Needles) -> String {
-    let mut clean = Vec::with_capacity(text.len());
-    needles.hide(text.as_bytes(), text.len(), Hide::Replace, &mut clean);
-    String::from_utf8_lossy(&clean).into_owned()
+/// Takes the values out of what a sandbox wrote, and out of sentences about it.
+fn redact(event: &mut Event, needles: &Needles) {
+    for text in [&mut event.path, &mut event.method] {
+        if let Cow::Owned(clean) = needles.redacted(text) {
+            *text = clean;
+        }
+    }
+    if let Cow::Owned(clean) = needles.redacted(&event.host) {
+        event.host = clean.into();
+    }
+    if let Cow::Owned(clean) = needles.redacted(&event.detail) {
+        event.detail = clean.into();
+    }
 }
 
 fn micros(since: Instant) -> u64 {
@@ -244,6 +272,10 @@ impl Tunnel {
         event.protocol = "connect";
         event.deny(denial);
         event.status = None;
+        let session = self.recognised.sandbox.session();
+        if let Some(needles) = session.ok().and_then(|session| session.needles()) {
+            redact(&mut event, &needles);
+        }
         self.client.proxy.audit.emit(event);
     }
 }

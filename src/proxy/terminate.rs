@@ -43,7 +43,7 @@ async fn handshake(io: Rewound<Wire>, tunnel: &Tunnel) -> Result<TlsStream<Rewou
     let leaves = if tunnel.refused.is_some() { &proxy.refusal_leaves } else { &proxy.leaves };
     let leaf = leaves.for_sandbox_host(tunnel.recognised.sandbox.id(), &tunnel.destination.host);
     let config = leaf.map_err(|error| {
-        tracing::error!(%error, host = %tunnel.destination.host, "a leaf could not be minted");
+        tracing::error!(%error, sandbox = %tunnel.recognised.sandbox.id(), "a leaf could not be minted");
         Denial::new(DenyReason::LimitExceeded, "no certificate could be made", "see Tollgate's log")
     })?;
     hello.accept(config).await.map_err(|error| broken(&error))

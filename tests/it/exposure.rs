@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use crate::support::{Tollgate, Upstream};
+use crate::support::{Protocol, Tollgate, Upstream, full};
 
 const POLICY: &str = r#"
 secretStores:
@@ -60,12 +60,58 @@ async fn a_real_value_in_a_path_that_is_denied_is_not_written_into_the_audit() {
     let sandbox = tollgate.sandbox("sb-test");
     let url = format!("https://api.example.com/{}", tollgate.value("KEY"));
     let request = http::Request::builder().method("DEBUG").uri(&url);
-    let answer = sandbox.send(request.body(crate::support::full("")).unwrap()).await;
+    let answer = sandbox.send(request.body(full("")).unwrap()).await;
     assert_eq!(answer.status, 405);
     let token = sandbox.token("KEY").to_owned();
     let events = tollgate.finish().await;
     let denied = events.iter().find(|event| event["method"] == "DEBUG").unwrap();
     assert_eq!(denied["path"], format!("/{token}"));
+}
+
+/// A value that differs from what travels where names are compared in lower case.
+const MIXED: &str = r#"
+secretStores:
+  keys:
+    egressAllowlist: [api.example.com, other.example.com, "*.wild.example.com"]
+    secrets:
+      KEY: { from: { value: "Live-KEY-0123-AbCdEfGh" }, allowedHosts: [api.example.com, deep.wild.example.com] }
+sandboxes: { sb-test: { secretStores: [keys] } }
+"#;
+
+#[tokio::test]
+async fn a_real_value_as_part_of_a_name_is_found_in_lower_case_and_written_nowhere() {
+    let api = Upstream::https("api.example.com").answering(200, &[], "fine").await;
+    let other = Upstream::https("other.example.com").answering(200, &[], "fine").await;
+    let tollgate = Tollgate::with(MIXED, &[&api, &other]).await;
+    let sandbox = tollgate.sandbox("sb-test");
+    let token = sandbox.token("KEY").to_owned();
+    assert_eq!(sandbox.get_with("https://api.example.com/", "x-key", &token).await.status, 200);
+    let lower = "live-key-0123-abcdefgh";
+    for protocol in [Protocol::H1, Protocol::H2] {
+        let request = http::Request::get("https://other.example.com/").header(lower, "x");
+        let answer = sandbox.send_over(protocol, request.body(full("")).unwrap()).await;
+        assert_eq!((answer.status, answer.reason()), (403, "secret_exposed"), "{protocol:?}");
+        let url = format!("https://{lower}.wild.example.com/");
+        let request = http::Request::get(&url).body(full("")).unwrap();
+        let answer = sandbox.send_over(protocol, request).await;
+        assert_eq!((answer.status, answer.reason()), (403, "secret_exposed"), "{protocol:?}");
+        assert!(!answer.text().contains(lower), "{}", answer.text());
+        assert!(answer.text().contains(&token), "{}", answer.text());
+    }
+    let answer = sandbox.get(&format!("https://{lower}.denied.example.net/")).await;
+    assert_eq!((answer.status, answer.reason()), (403, "host_not_allowed"));
+    // An answer that left the name out would confirm a guess.
+    assert!(answer.text().contains(lower), "{}", answer.text());
+    assert!(other.requests().is_empty());
+    assert!(tollgate.dns().questions().iter().all(|name| !name.contains(lower)));
+    let events = tollgate.finish().await;
+    let named: Vec<_> = events
+        .iter()
+        .filter(|event| event["host"].as_str().is_some_and(|host| host.contains(&token)))
+        .collect();
+    assert!(named.len() >= 3, "{events:#?}");
+    let audit = serde_json::to_string(&events).unwrap();
+    assert!(!audit.contains(lower), "{audit}");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use http::{Uri, uri::PathAndQuery};
 
 use crate::host::Scheme;
 use crate::policy::{Denial, DenyReason, RequestPermit};
-use crate::secret::SealedToken;
+use crate::secret::{Needles, SealedToken};
 use crate::session::{Exposure, Session};
 
 /// Refuses a request whose URL or fields, as the sandbox sent them, hold a value that is not bound to its destination.
@@ -23,55 +23,82 @@ pub(super) fn check(
     if exposure.is_exhausted() {
         return if permit.secrets().is_empty() { Ok(()) } else { Err(resting(session)) };
     }
-    let host = permit.destination().host.as_str();
+    let place = find(&needles, session, permit, uri, headers);
+    place.map_or(Ok(()), |(exposed, place)| {
+        exposure.count();
+        Err(refused(&needles, session, permit, exposed, &place))
+    })
+}
+
+/// The first value that may not stand where it stands, and where that is. Names are compared in lower case, in which they travel.
+fn find<'n>(
+    needles: &'n Needles,
+    session: &Session,
+    permit: &'n RequestPermit,
+    uri: &'n Uri,
+    headers: &'n HeaderMap,
+) -> Option<(&'n SealedToken, String)> {
+    // A host's name goes out in the clear, to resolvers and in the SNI: no value may stand in one, wherever it is bound.
+    if let Some(token) = needles.tokens_of_name(permit.destination().host.as_str()).next() {
+        return Some((token, "the name of the host".to_owned()));
+    }
+    let strays = |token: &&SealedToken| !may_go(session, permit, token);
     let target = uri.path_and_query().map_or("", PathAndQuery::as_str);
-    let url = [host, target].into_iter().map(|text| ("the URL", text.as_bytes()));
-    let names = headers.keys().map(|name| ("the name of a header field", name.as_str().as_bytes()));
-    let fields = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-    for (place, text) in url.chain(names).chain(fields) {
-        for token in needles.tokens_of(text) {
-            if let Err(denial) = bound(session, permit, token, place) {
-                exposure.count();
-                return Err(denial);
-            }
+    if let Some(token) = needles.tokens_of(target.as_bytes()).find(strays) {
+        return Some((token, "the URL".to_owned()));
+    }
+    for (name, value) in headers {
+        if let Some(token) = needles.tokens_of_name(name.as_str()).find(strays) {
+            return Some((token, "the name of a header field".to_owned()));
+        }
+        if let Some(token) = needles.tokens_of(value.as_bytes()).find(strays) {
+            return Some((token, name.as_str().to_owned()));
         }
     }
-    Ok(())
+    None
 }
 
 /// Whether the value of a token, or the same value under another name, may go to this destination.
-fn bound(
+fn may_go(session: &Session, permit: &RequestPermit, token: &SealedToken) -> bool {
+    permit.scheme() == Scheme::Https && is_bound(session, permit, token)
+}
+
+fn is_bound(session: &Session, permit: &RequestPermit, token: &SealedToken) -> bool {
+    let exposed = session.by_token(token.as_str().as_bytes());
+    let values = exposed.map(|secret| secret.live.held()).unwrap_or_default();
+    let mut permitted = permit.secrets().iter().filter_map(|bound| session.by_name(&bound.name));
+    permitted.any(|secret| {
+        secret.token == *token
+            || secret.live.held().iter().any(|value| values.iter().any(|other| value.is(other)))
+    })
+}
+
+/// The sentence names the destination without the value that may stand in it.
+fn refused(
+    needles: &Needles,
     session: &Session,
     permit: &RequestPermit,
     token: &SealedToken,
     place: &str,
-) -> Result<(), Denial> {
-    let destination = permit.destination();
+) -> Denial {
+    let destination = permit.destination().to_string();
+    let destination = needles.redacted(&destination);
     let exposed = session.by_token(token.as_str().as_bytes());
-    let values = exposed.map(|secret| secret.live.held()).unwrap_or_default();
-    let permitted = permit.secrets().iter().filter_map(|bound| session.by_name(&bound.name));
-    let may_go = permitted.into_iter().any(|secret| {
-        secret.token == *token
-            || secret.live.held().iter().any(|value| values.iter().any(|other| value.is(other)))
-    });
     let name = exposed.map_or("a secret that was taken away", |secret| secret.bound.name.as_str());
-    if !may_go {
-        return Err(Denial::new(
-            DenyReason::SecretExposed,
-            format!(
-                "the real value of {name} in {place}, towards {destination}, which it is not bound to"
-            ),
-            "the sandbox knows a real value, which leaked some other way: an operator should replace it; send sealed tokens only",
-        ));
-    }
-    if permit.scheme() == Scheme::Http {
-        return Err(Denial::new(
+    if permit.scheme() == Scheme::Http && is_bound(session, permit, token) {
+        return Denial::new(
             DenyReason::SecretRequiresTls,
             format!("the real value of {name} in {place}, over plain HTTP towards {destination}"),
             "use https; a secret never travels in the clear",
-        ));
+        );
     }
-    Ok(())
+    Denial::new(
+        DenyReason::SecretExposed,
+        format!(
+            "the real value of {name} in {place}, towards {destination}, which it is not bound to"
+        ),
+        "the sandbox knows a real value, which leaked some other way: an operator should replace it; send sealed tokens only",
+    )
 }
 
 fn resting(session: &Session) -> Denial {

@@ -3,6 +3,7 @@
 mod forms;
 mod skim;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, Input, Match, MatchKind};
@@ -20,8 +21,10 @@ pub struct Needles {
     skim: Skim,
     /// Decides there which of the needles that overlap is meant: the leftmost, and the longest of those.
     automaton: Option<AhoCorasick>,
-    /// The values that can be the name of a field, in lower case as names are compared.
+    /// The values that can be part of a field's or a host's name, in lower case as names are compared.
     names: Skim,
+    /// The same values, each with its token.
+    named: Vec<(Zeroizing<Vec<u8>>, SealedToken)>,
     /// By pattern.
     whose: Vec<Whose>,
     longest: usize,
@@ -58,12 +61,14 @@ impl Needles {
     pub fn new(values: &[(SealedToken, Arc<SecretValue>)]) -> Self {
         let mut patterns: Vec<Zeroizing<Vec<u8>>> = Vec::new();
         let mut whose = Vec::new();
-        let mut names = Vec::new();
+        let (mut names, mut named) = (Vec::new(), Vec::new());
         for (token, value) in
             values.iter().filter(|(_, value)| value.len() >= SecretValue::SEARCHED_FROM)
         {
             if value.expose().iter().all(|&b| is_name_byte(b)) {
-                names.push(Zeroizing::new(value.expose().to_ascii_lowercase()));
+                let name = Zeroizing::new(value.expose().to_ascii_lowercase());
+                named.push((name.clone(), token.clone()));
+                names.push(name);
             }
             let first = patterns.len();
             for (pattern, plain) in forms(value.expose()) {
@@ -84,7 +89,7 @@ impl Needles {
             _ => None,
         };
         let (skim, names) = (Skim::new(patterns), Skim::new(names));
-        Self { skim, automaton, names, whose, longest, spaced }
+        Self { skim, automaton, names, named, whose, longest, spaced }
     }
 
     /// The longest needle in bytes; 0 if there is nothing to search for.
@@ -140,6 +145,54 @@ impl Needles {
             from = found.end();
             self.whose.get(found.pattern().as_usize()).map(|whose| &whose.token)
         })
+    }
+
+    /// The same for the name of a host or a field, which travels in lower case whatever the value was.
+    pub fn tokens_of_name<'n>(&'n self, name: &'n str) -> impl Iterator<Item = &'n SealedToken> {
+        let lowered = self.named.iter().filter(move |(value, _)| {
+            self.names.next(name.as_bytes(), 0).is_some()
+                && memchr::memmem::find(name.as_bytes(), value).is_some()
+        });
+        self.tokens_of(name.as_bytes()).chain(lowered.map(|(_, token)| token))
+    }
+
+    /// A sentence with the names of hosts and fields in it, for eyes that must not see a value: each becomes its token, in any letter case.
+    #[must_use]
+    pub fn redacted<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let mut clean = Cow::Borrowed(text);
+        if text.len() < SecretValue::SEARCHED_FROM {
+            return clean;
+        }
+        if self.is_in(text.as_bytes()) {
+            let mut hidden = Vec::with_capacity(text.len());
+            self.hide(text.as_bytes(), text.len(), Hide::Replace, &mut hidden);
+            clean = Cow::Owned(String::from_utf8_lossy(&hidden).into_owned());
+        }
+        let holds_name = if clean.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            let lower = Zeroizing::new(clean.to_ascii_lowercase());
+            self.names.next(lower.as_bytes(), 0).is_some()
+        } else {
+            self.names.next(clean.as_bytes(), 0).is_some()
+        };
+        if holds_name { Cow::Owned(self.without_names(&clean)) } else { clean }
+    }
+
+    /// Replaces the lowered values one after the other; tokens hold none of them.
+    fn without_names(&self, text: &str) -> String {
+        let mut clean = text.to_owned();
+        for (value, token) in &self.named {
+            let lower = Zeroizing::new(clean.to_ascii_lowercase());
+            let mut out = String::with_capacity(clean.len());
+            let mut copied = 0;
+            for at in memchr::memmem::find_iter(lower.as_bytes(), value) {
+                out.push_str(clean.get(copied..at).unwrap_or_default());
+                out.push_str(token.as_str());
+                copied = at + value.len();
+            }
+            out.push_str(clean.get(copied..).unwrap_or_default());
+            clean = out;
+        }
+        clean
     }
 
     /// Hides values in header fields, and drops fields that are named by one; returns how many.

@@ -66,6 +66,22 @@ fn a_value_is_hidden_in_every_form() {
 }
 
 #[test]
+fn a_value_in_a_name_is_found_in_lower_case_and_redacted_in_any() {
+    let value = "Sk-LIVE_0123abcDEF";
+    let (needles, token) = needles(value);
+    let host = format!("a.{}.example.com", value.to_ascii_lowercase());
+    let found: Vec<_> = needles.tokens_of_name(&host).map(SealedToken::as_str).collect();
+    assert_eq!(found, [token.as_str()]);
+    assert_eq!(needles.tokens_of_name("a.sk-live_0123abcdex.example.com").count(), 0);
+    for case in [value.to_owned(), value.to_ascii_lowercase(), value.to_ascii_uppercase()] {
+        let text = format!("towards a.{case}.{case}.example.com:443, KEY");
+        let expected = format!("towards a.{token}.{token}.example.com:443, KEY");
+        assert_eq!(needles.redacted(&text), expected);
+    }
+    assert!(matches!(needles.redacted("Nothing In Here"), Cow::Borrowed(_)));
+}
+
+#[test]
 fn what_is_held_back_depends_on_length_and_spaces_only() {
     let (needles, _) = needles("abcdefghijklmnop");
     assert_eq!(needles.undecided(b"data: hello\n\n"), 0);

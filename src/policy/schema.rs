@@ -87,7 +87,7 @@ fn secret() -> Value {
         "properties": {
             "from": { "$ref": "#/$defs/from" },
             "allowedHosts": { "description": "Where the secret may be sent. Left out: where its own store's allowlist leads.", "$ref": "#/$defs/hosts" },
-            "locations": { "description": "Where in a request its token is opened; header, if left out.", "type": "array", "minItems": 1, "items": { "enum": ["header", "query", "path", "body"] } },
+            "locations": { "description": "Where in a request its token is opened; header, if left out.", "type": "array", "minItems": 1, "items": { "enum": ["header", "query", "path", "body", "websocket"] } },
             "headers": { "description": "Only these headers may carry it.", "type": "array", "minItems": 1, "items": { "$ref": "#/$defs/header" } },
             "placeholder": { "description": "The shape of its sealed token, where clients check it: literal text around {sealed:LENGTH} or {sealed:LENGTH:ALPHABET}.", "type": "string", "pattern": PLACEHOLDER },
             "inject": { "$ref": "#/$defs/inject" },

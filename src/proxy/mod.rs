@@ -20,6 +20,7 @@ mod connect;
 mod deny;
 mod destination;
 mod forward;
+mod frames;
 pub mod h1;
 mod http;
 mod identify;
@@ -65,7 +66,7 @@ async fn serve_connection(client: Arc<Client>, io: accept::Wire) {
     match http::serve_h1(io, &outer).await {
         Some(After { opened: Opened::Tunnel(tunnel), io }) => serve_tunnel(*tunnel, io).await,
         Some(After { opened: Opened::WebSocket(upstream), io }) => {
-            websocket::relay(io, upstream).await
+            websocket::relay(io, *upstream).await
         }
         None => {}
     }
@@ -105,7 +106,7 @@ async fn serve_inside<S: http::Stream>(io: S, via: Via) {
     let via = Arc::new(via);
     if let Some(After { opened: Opened::WebSocket(upstream), io }) = http::serve_h1(io, &via).await
     {
-        websocket::relay(io, upstream).await;
+        websocket::relay(io, *upstream).await;
     }
 }
 
@@ -220,7 +221,7 @@ struct Via {
 /// What an HTTP/1 connection becomes after a CONNECT or an Upgrade.
 enum Opened {
     Tunnel(Box<Tunnel>),
-    WebSocket(websocket::Upstream),
+    WebSocket(Box<websocket::Upstream>),
 }
 
 /// An answered CONNECT.

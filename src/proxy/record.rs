@@ -44,8 +44,8 @@ pub(super) struct Exchange {
     pub(super) scrubbed: AtomicU64,
     /// The request body was sent to its end.
     pub(super) sent_whole: AtomicBool,
-    /// The secrets that were opened in the request body, each once.
-    pub(super) in_body: Mutex<Vec<SecretName>>,
+    /// The secrets that were opened behind the head of the request, each once for every place.
+    pub(super) opened: Mutex<Vec<OpenedAt>>,
     /// Tokens of the request body that went on as they were.
     pub(super) tokens_in_body: AtomicU64,
     /// Why the request body was cut, if the client or a rule cut it.
@@ -53,12 +53,19 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// Notes the secrets that were opened in the body.
-    pub(super) fn opened_in_body(&self, secrets: Vec<SecretName>) {
-        let mut known = self.in_body.lock().unwrap_or_else(PoisonError::into_inner);
+    /// What a relay moved.
+    pub(super) fn moved(&self, out: u64, back: u64) {
+        self.out.store(out, Ordering::Relaxed);
+        self.back.store(back, Ordering::Relaxed);
+    }
+
+    /// Notes the secrets that were opened behind the head.
+    pub(super) fn opened(&self, secrets: Vec<SecretName>, place: &str) {
+        let mut known = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         for secret in secrets {
-            if !known.contains(&secret) {
-                known.push(secret);
+            let opened = OpenedAt { secret, place: place.to_owned() };
+            if !known.contains(&opened) {
+                known.push(opened);
             }
         }
     }
@@ -75,13 +82,6 @@ impl Record {
     /// A record of nothing, for an answer whose event is held by something else.
     pub(super) const fn none() -> Self {
         Self { open: None }
-    }
-
-    /// What a relay moved.
-    pub(super) fn moved(&self, out: u64, back: u64) {
-        let exchange = self.exchange();
-        exchange.out.store(out, Ordering::Relaxed);
-        exchange.back.store(back, Ordering::Relaxed);
     }
 
     /// Begins the event of a request.
@@ -216,11 +216,10 @@ impl Drop for Record {
         open.event.bytes_in = open.exchange.back.load(Ordering::Relaxed);
         open.event.scrubbed = open.exchange.scrubbed.load(Ordering::Relaxed);
         open.event.tokens_in_body = open.exchange.tokens_in_body.load(Ordering::Relaxed);
-        let in_body = std::mem::take(
-            &mut *open.exchange.in_body.lock().unwrap_or_else(PoisonError::into_inner),
+        let opened = std::mem::take(
+            &mut *open.exchange.opened.lock().unwrap_or_else(PoisonError::into_inner),
         );
-        let at = |secret| OpenedAt { secret, place: "body".to_owned() };
-        add(&mut open.event, in_body.into_iter().map(at).collect());
+        add(&mut open.event, opened);
         open.event.durations.total = micros(open.began);
         if let Some(denial) = open.exchange.cut.get() {
             let status = open.event.status;

@@ -7,11 +7,11 @@ use tokio::sync::watch;
 
 use crate::host::{Destination, Scheme};
 use crate::introspect;
-use crate::policy::{Denial, RequestPermit, decide_connect, decide_request};
-use crate::session::{Recognised, Registry, Sandbox};
+use crate::policy::{Denial, DenyReason, RequestPermit, decide_connect, decide_request};
+use crate::session::{Recognised, Registry, Sandbox, Session};
 
 /// What was decided once and must still hold.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct StillAllowed {
     epoch: watch::Receiver<u64>,
     sandbox: Arc<Sandbox>,
@@ -65,6 +65,30 @@ impl StillAllowed {
                 return denial;
             }
         }
+    }
+
+    /// What may be done now: the sandbox's session, and the permit that its policy gives the request today.
+    pub(super) fn permit(&self) -> Result<(Arc<Session>, RequestPermit), Denial> {
+        let session = self.sandbox.session()?;
+        let Some((scheme, method, path)) = &self.request else {
+            return Err(self.resting());
+        };
+        let permit = decide_request(session.policy(), &self.destination, *scheme, method, path);
+        let permit = permit.permit()?;
+        if self.sandbox.exposure().is_exhausted() {
+            Err(self.resting())
+        } else {
+            Ok((session, permit))
+        }
+    }
+
+    fn resting(&self) -> Denial {
+        let detail = format!("the secrets of {} rest", self.sandbox.id());
+        Denial::new(
+            DenyReason::SecretUnavailable,
+            detail,
+            "an operator should replace the values that leaked",
+        )
     }
 
     fn decide(&self) -> Result<(), Denial> {

@@ -1,6 +1,8 @@
 //! Step 10 for WebSocket: the handshake goes the usual path; bytes are relayed only after a validated 101 (RFC 6455 §4).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
@@ -11,14 +13,18 @@ use http::header::{
 };
 use http::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional_with_sizes;
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional_with_sizes,
+};
 
 use super::forward::{self, Answer, AnswerBody, Outgoing};
+use super::frames::{self, Frames, Sender};
 use super::h1::ExpectedResponse;
 use super::http::{Rewound, Stream};
 use super::pool::Upstreams;
-use super::record::Record;
+use super::record::{Exchange, Record};
 use super::revoke::StillAllowed;
+use super::substitute::{Messages, Violation};
 use super::{Opened, scrub};
 use crate::host::Destination;
 use crate::policy::{Denial, DenyReason};
@@ -26,6 +32,8 @@ use crate::policy::{Denial, DenyReason};
 /// The upstream's half of an accepted WebSocket, and the record that ends with it.
 pub(super) struct Upstream {
     io: scrub::Searched<TokioIo<hyper::upgrade::Upgraded>>,
+    /// What opens tokens in the client's messages, if any secret is opted into them.
+    messages: Option<Messages>,
     still_allowed: StillAllowed,
     record: Record,
 }
@@ -73,23 +81,138 @@ pub(super) async fn open(
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     answer.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
     record.answered(101);
-    let io = scrub::Searched::new(TokioIo::new(upgraded), asked.needles(), record.exchange());
-    let upstream = Upstream { io, still_allowed, record: record.take() };
-    asked.via.open(Opened::WebSocket(upstream));
+    let exchange = record.exchange();
+    let most = proxy.limits.buffered_body.get();
+    let messages =
+        Messages::of(asked.session, asked.permit, &still_allowed, exchange.clone(), most);
+    let io = scrub::Searched::new(TokioIo::new(upgraded), asked.searched_for(), exchange);
+    let upstream = Upstream { io, messages, still_allowed, record: record.take() };
+    asked.via.open(Opened::WebSocket(Box::new(upstream)));
     Ok(answer)
 }
 
 /// Relays frames both ways until one side ends, or the policies do not allow it any more.
 pub(super) async fn relay<S: Stream>(mut io: Rewound<S>, upstream: Upstream) {
-    let Upstream { io: mut upstream, mut still_allowed, mut record } = upstream;
+    let Upstream { io: mut upstream, messages, mut still_allowed, mut record } = upstream;
+    let exchange = record.exchange();
+    let relayed = async {
+        if let Some(messages) = messages {
+            return relay_opened(io, upstream, messages, &exchange).await;
+        }
+        let moved =
+            copy_bidirectional_with_sizes(&mut io, &mut upstream, RELAY_BUFFER, RELAY_BUFFER);
+        let (out, back) = moved.await?;
+        exchange.moved(out, back);
+        Ok(())
+    };
     tokio::select! {
-        moved = copy_bidirectional_with_sizes(&mut io, &mut upstream, RELAY_BUFFER, RELAY_BUFFER) => match moved {
-            Ok((out, back)) => record.moved(out, back),
-            Err(error) => tracing::debug!(%error, "a WebSocket ended"),
+        ended = relayed => match ended {
+            Ok(()) => {}
+            Err(Ended::Broken(error)) => tracing::debug!(%error, "a WebSocket ended"),
+            Err(Ended::Violated(violation)) => exchange.cut(violation.into()),
         },
         denial = still_allowed.denied() => record.denied(&denial),
     }
 }
+
+/// Relays with the tokens in the client's messages opened. A violation is told to both sides.
+async fn relay_opened<C, U>(
+    client: C,
+    upstream: U,
+    mut messages: Messages,
+    exchange: &Exchange,
+) -> Result<(), Ended>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_upstream, mut to_upstream) = tokio::io::split(upstream);
+    let mut between = Some(Frames::of(Sender::Server));
+    let ended = tokio::try_join!(
+        send(&mut from_client, &mut to_upstream, &mut messages, exchange),
+        send_back(&mut from_upstream, &mut to_client, &mut between, exchange),
+    );
+    if let Err(Ended::Violated(violation)) = &ended {
+        let code = violation.code();
+        let farewell = async {
+            if between.is_some_and(|frames| frames.is_between()) {
+                to_client.write_all(&frames::close(code, None)).await?;
+            }
+            to_client.shutdown().await?;
+            to_upstream.write_all(&frames::close(code, Some([0; 4]))).await?;
+            to_upstream.shutdown().await
+        };
+        if !matches!(tokio::time::timeout(FAREWELL, farewell).await, Ok(Ok(()))) {
+            tracing::debug!("a side of a WebSocket did not wait for its end");
+        }
+    }
+    ended.map(|_both| ())
+}
+
+/// The client's frames, until it ends.
+async fn send<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    from: &mut R,
+    to: &mut W,
+    messages: &mut Messages,
+    exchange: &Exchange,
+) -> Result<(), Ended> {
+    let mut room = vec![0; RELAY_BUFFER];
+    let mut out = Vec::new();
+    loop {
+        let length = from.read(&mut room).await?;
+        if length == 0 {
+            return Ok(to.shutdown().await?);
+        }
+        let pushed = messages.push(room.get(..length).unwrap_or_default(), &mut out).await;
+        to.write_all(&out).await?;
+        to.flush().await?;
+        exchange.out.fetch_add(out.len() as u64, Ordering::Relaxed);
+        // A long message leaves a long buffer, which need not stay.
+        out = Vec::new();
+        pushed.map_err(Ended::Violated)?;
+    }
+}
+
+/// The upstream's frames, until it ends. `between` follows what was written; it is none while it is not known.
+async fn send_back<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    from: &mut R,
+    to: &mut W,
+    between: &mut Option<Frames>,
+    exchange: &Exchange,
+) -> Result<(), Ended> {
+    let mut room = vec![0; RELAY_BUFFER];
+    loop {
+        let length = from.read(&mut room).await?;
+        if length == 0 {
+            return Ok(to.shutdown().await?);
+        }
+        let piece = room.get(..length).unwrap_or_default();
+        let frames = between.take();
+        to.write_all(piece).await?;
+        to.flush().await?;
+        *between = frames.and_then(|mut frames| {
+            let followed = frames.follow(piece, 0, |_stretch| {});
+            followed.is_ok().then_some(frames)
+        });
+        exchange.back.fetch_add(length as u64, Ordering::Relaxed);
+    }
+}
+
+/// Why a relay ended before both sides did.
+enum Ended {
+    Broken(std::io::Error),
+    Violated(Violation),
+}
+
+impl From<std::io::Error> for Ended {
+    fn from(error: std::io::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+/// How long a side may take to hear why its WebSocket ends.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The buffer of each direction, in bytes.
 const RELAY_BUFFER: usize = 16 * 1024;

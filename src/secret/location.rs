@@ -15,12 +15,14 @@ pub struct Locations {
     pub path: bool,
     /// The body.
     pub body: bool,
+    /// The text messages of a WebSocket, client to server.
+    pub websocket: bool,
 }
 
 impl Locations {
     /// Nowhere.
     pub const NONE: Self =
-        Self { header: HeaderRule::None, query: false, path: false, body: false };
+        Self { header: HeaderRule::None, query: false, path: false, body: false, websocket: false };
 }
 
 impl Default for Locations {

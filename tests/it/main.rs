@@ -45,6 +45,8 @@ mod layers;
 mod limits;
 /// Large bodies stream in constant memory.
 mod memory;
+/// Tokens in WebSocket messages.
+mod messages;
 /// Tokens in the shape that clients expect.
 mod placeholders;
 /// The places beside headers that a secret may be opted into.

@@ -97,13 +97,14 @@ fn location(item: &Node, named: &mut Locations, out: &mut Findings) {
         Some("query") => named.query = true,
         Some("path") => named.path = true,
         Some("body") => named.body = true,
+        Some("websocket") => named.websocket = true,
         Some(other) => out.push(
             Diagnostic::error(
                 "bad-location",
                 &item.place,
                 format!("`{}` is not a location", shown(other)),
             )
-            .hint("locations are `header`, `query`, `path` and `body`"),
+            .hint("locations are `header`, `query`, `path`, `body` and `websocket`"),
         ),
     }
 }

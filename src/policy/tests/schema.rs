@@ -91,12 +91,12 @@ fn the_schema_refuses_what_check_refuses_in_shape() {
 
 #[test]
 fn the_schema_accepts_every_location_and_a_shape() {
-    let text = "secretStores: { s: { egressAllowlist: [a.test], secrets: { K: { from: { env: A }, locations: [header, query, path, body], placeholder: 'ghp_{sealed:36}' } } } }";
+    let text = "secretStores: { s: { egressAllowlist: [a.test], secrets: { K: { from: { env: A }, locations: [header, query, path, body, websocket], placeholder: 'ghp_{sealed:36}' } } } }";
     assert!(schema_accepts(text));
     let set = PolicySet::read(Path::new("p.yaml"), text).set.unwrap();
     let secret = set.secret(&"s".parse().unwrap(), &"K".parse().unwrap()).unwrap();
     let locations = &secret.bound.locations;
-    assert!(locations.query && locations.path && locations.body);
+    assert!(locations.query && locations.path && locations.body && locations.websocket);
     assert_eq!(locations.header, crate::secret::HeaderRule::Usual);
     assert_eq!(secret.bound.placeholder.as_ref().unwrap().to_string(), "ghp_{sealed:36}");
 }

@@ -38,7 +38,7 @@ use decode::{Bounds, Decoder};
 /// What the answer is an answer to.
 pub(super) struct Asked<'a> {
     pub(super) via: &'a Arc<Via>,
-    pub(super) session: &'a Session,
+    pub(super) session: &'a Arc<Session>,
     pub(super) permit: &'a RequestPermit,
     pub(super) method: Method,
 }
@@ -47,6 +47,11 @@ impl Asked<'_> {
     /// What to search for; nothing where no secret is bound.
     pub(super) fn needles(&self) -> Option<Arc<Needles>> {
         if self.permit.secrets().is_empty() { None } else { self.session.needles() }
+    }
+
+    /// Whose values are searched for in what follows a 101; nobody's where no secret is bound.
+    pub(super) fn searched_for(&self) -> Option<Arc<Session>> {
+        (!self.permit.secrets().is_empty()).then(|| self.session.clone())
     }
 
     /// The longest body that is held whole.

@@ -8,6 +8,7 @@ mod exposed;
 mod header;
 mod tokens;
 mod url;
+mod websocket;
 
 use http::header::{
     ACCEPT_ENCODING, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, IF_RANGE, RANGE,
@@ -26,6 +27,7 @@ use crate::session::{Recognised, Session};
 
 pub(super) use body::OutgoingBody;
 pub(super) use tokens::Tokens;
+pub(super) use websocket::{Messages, Violation};
 
 /// Makes the request that leaves: connection fields dropped, tokens opened, injected fields added.
 pub(super) async fn request(

@@ -3,8 +3,6 @@
 //! A value is found across the frames of a message. A message leaves whole when its last byte has come; before that only what may be part
 //! of a value waits. Compressed messages are refused: on a host with a bound secret the handshake offers no extension.
 
-mod frames;
-
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,11 +12,12 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::proxy::frames::{Frames, Kind, Sender, Stretch};
 use crate::proxy::record::Exchange;
 use crate::secret::{Hide, Needles};
-use frames::{Frames, Kind, Stretch};
+use crate::session::Session;
 
-/// The upstream's half of a WebSocket. What is read from it was searched; without needles it passes as it is.
+/// The upstream's half of a WebSocket. What is read from it was searched; without a session, where no secret is bound, it passes as it is.
 pub(in crate::proxy) struct Searched<S> {
     inner: S,
     search: Option<Box<Search>>,
@@ -27,10 +26,14 @@ pub(in crate::proxy) struct Searched<S> {
 impl<S> Searched<S> {
     pub(in crate::proxy) fn new(
         inner: S,
-        needles: Option<Arc<Needles>>,
+        session: Option<Arc<Session>>,
         exchange: Arc<Exchange>,
     ) -> Self {
-        Self { inner, search: needles.map(|needles| Box::new(Search::new(needles, exchange))) }
+        let search = |session: Arc<Session>| {
+            let needles = session.needles().unwrap_or_else(|| Arc::new(Needles::new(&[])));
+            Box::new(Search { session: Some(session), ..Search::new(needles, exchange) })
+        };
+        Self { inner, search: session.map(search) }
     }
 }
 
@@ -83,6 +86,8 @@ const MOST_BETWEEN: usize = 64 * 1024;
 
 /// What came and has not left.
 struct Search {
+    /// Values are fetched while the connection lives; none in tests.
+    session: Option<Arc<Session>>,
     needles: Arc<Needles>,
     exchange: Arc<Exchange>,
     frames: Frames,
@@ -98,9 +103,10 @@ struct Search {
 impl Search {
     fn new(needles: Arc<Needles>, exchange: Arc<Exchange>) -> Self {
         Self {
+            session: None,
             needles,
             exchange,
-            frames: Frames::default(),
+            frames: Frames::of(Sender::Server),
             bytes: BytesMut::new(),
             message: Vec::new(),
             control: Vec::new(),
@@ -110,13 +116,16 @@ impl Search {
 
     /// Takes what comes next, once all that may leave has left.
     fn push(&mut self, data: &[u8]) -> std::io::Result<()> {
+        if let Some(needles) = self.session.as_ref().and_then(|session| session.needles()) {
+            self.needles = needles;
+        }
         let before = self.bytes.len();
         self.bytes.extend_from_slice(data);
         let mut stretches = Vec::new();
         self.frames
             .follow(data, before, |stretch| stretches.push(stretch))
             .map_err(std::io::Error::other)?;
-        for Stretch { kind, at, ends } in stretches {
+        for Stretch { kind, at, ends, .. } in stretches {
             match kind {
                 Kind::Control => {
                     self.control.push(at);

@@ -17,17 +17,18 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, He
 use hyper::body::{Body as _, Incoming};
 
 use self::grpc::Grpc;
-use self::text::{Tally, Text, Unfit, Values};
+use self::text::{Text, Unfit, Values};
 use super::encoding::Encoding;
 use super::tokens::{Tokens, value_of};
 use crate::host::Scheme;
 use crate::policy::{Denial, DenyReason};
 use crate::proxy::Via;
 use crate::proxy::record::Exchange;
-use crate::secret::TokenFinder;
+use crate::secret::{Locations, TokenFinder};
 use crate::session::SealedSecret;
 
 pub(in crate::proxy) use outgoing::OutgoingBody;
+use text::Tally;
 
 /// The body as it leaves: untouched where no secret is opted in, else rewritten now or while it streams.
 pub(super) async fn open(
@@ -42,38 +43,59 @@ pub(super) async fn open(
     if body.is_end_stream() || tokens.session.secrets().is_empty() || is_encoded(headers) {
         return Ok(body);
     }
-    let opted = opted_in(tokens);
+    let opted = opted_in(tokens, |locations| locations.body);
     if opted.is_empty() {
         return Ok(body.counting());
     }
     let limits = &via.client.proxy.limits;
     let kind = Kind::of(headers);
     let most = limits.buffered_body.get();
-    let rewriter = |values| Rewriter::new(finder.clone(), Arc::new(values), kind, most);
     if body.size_hint().exact().is_none_or(|length| length > most as u64) {
         let values = fetched(&opted, kind).await?;
         drop_length(headers);
-        return Ok(body.rewriting(rewriter(values)));
+        return Ok(body.rewriting(Rewriter::new(finder, Arc::new(values), kind, most)));
     }
     let sent = Box::pin(body.collect(limits.response_timeout)).await?;
-    let needed: Vec<_> = {
-        let found = rewriter(markers(&opted)).whole(sent.bytes()).map_err(unfit)?.1.opened;
-        opted.into_iter().filter(|secret| found.contains(&secret.bound.name)).collect()
-    };
-    let values = fetched(&needed, kind).await?;
-    let (whole, tally) = rewriter(values).whole(sent.bytes()).map_err(unfit)?;
+    let needed = needed(&finder, &opted, kind, sent.bytes())?;
+    let (whole, tally) = whole(&finder, needed, kind, sent.bytes()).await?;
     if !tally.opened.is_empty() {
         restate_length(headers, whole.len());
     }
     Ok(sent.rewritten(Bytes::from(whole), tally))
 }
 
-/// The secrets that may be opened in this body.
-fn opted_in<'a>(tokens: &Tokens<'a>) -> Vec<&'a SealedSecret> {
+/// Of these secrets those whose tokens stand in a whole text.
+pub(super) fn needed<'a>(
+    finder: &Arc<TokenFinder>,
+    opted: &[&'a SealedSecret],
+    kind: Kind,
+    text: &[u8],
+) -> Result<Vec<&'a SealedSecret>, Denial> {
+    let rewriter = Rewriter::new(finder.clone(), Arc::new(markers(opted)), kind, text.len());
+    let found = rewriter.whole(text).map_err(unfit)?.1.opened;
+    Ok(opted.iter().copied().filter(|secret| found.contains(&secret.bound.name)).collect())
+}
+
+/// A whole text with the tokens of these secrets opened, whose values are fetched.
+pub(super) async fn whole(
+    finder: &Arc<TokenFinder>,
+    needed: Vec<&SealedSecret>,
+    kind: Kind,
+    text: &[u8],
+) -> Result<(Vec<u8>, Tally), Denial> {
+    let values = fetched(&needed, kind).await?;
+    Rewriter::new(finder.clone(), Arc::new(values), kind, text.len()).whole(text).map_err(unfit)
+}
+
+/// The secrets that may be opened in this place behind the head.
+pub(super) fn opted_in<'a>(
+    tokens: &Tokens<'a>,
+    place: impl Fn(&Locations) -> bool,
+) -> Vec<&'a SealedSecret> {
     if tokens.permit.scheme() == Scheme::Http {
         return Vec::new();
     }
-    let permitted = tokens.permit.secrets().iter().filter(|bound| bound.locations.body);
+    let permitted = tokens.permit.secrets().iter().filter(|bound| place(&bound.locations));
     permitted.filter_map(|bound| tokens.session.by_name(&bound.name)).collect()
 }
 
@@ -126,7 +148,7 @@ fn restate_length(headers: &mut HeaderMap, length: usize) {
 
 /// How a body is read, by its Content-Type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     /// Text with these escapes.
     Text(Encoding),
     /// Messages that hold such text; those without escapes are protobuf, where lengths stand around it.
@@ -218,11 +240,11 @@ impl Rewriter {
     }
 }
 
-/// Notes what was found in a body.
-fn note(exchange: &Exchange, tally: Tally) {
+/// Notes what was found in a body, or in another place behind the head.
+pub(super) fn note(exchange: &Exchange, tally: Tally, place: &str) {
     exchange.tokens_in_body.fetch_add(tally.passed, Ordering::Relaxed);
     if !tally.opened.is_empty() {
-        exchange.opened_in_body(tally.opened);
+        exchange.opened(tally.opened, place);
     }
 }
 

@@ -126,13 +126,13 @@ impl OutgoingBody {
             Search::Nothing => Ok(data),
             Search::Counting(counter) => {
                 let passed = counter.count(&data);
-                note(&self.exchange, Tally { opened: Vec::new(), passed });
+                note(&self.exchange, Tally { opened: Vec::new(), passed }, "body");
                 Ok(data)
             }
             Search::Rewriting(rewriter) => {
                 let mut out = Vec::with_capacity(data.len() + 256);
                 let pushed = rewriter.push(&data, &mut out);
-                note(&self.exchange, rewriter.tally());
+                note(&self.exchange, rewriter.tally(), "body");
                 pushed.map(|()| Bytes::from(out)).map_err(unfit)
             }
         }
@@ -145,7 +145,7 @@ impl OutgoingBody {
         let Search::Rewriting(rewriter) = &mut self.search else { return Ok(Bytes::new()) };
         let mut out = Vec::new();
         let finished = rewriter.finish(&mut out);
-        note(&self.exchange, rewriter.tally());
+        note(&self.exchange, rewriter.tally(), "body");
         finished.map(|()| Bytes::from(out)).map_err(unfit)
     }
 
@@ -242,7 +242,7 @@ impl Collected {
 
     /// The body with these bytes in place of the client's.
     pub(super) fn rewritten(self, bytes: Bytes, tally: Tally) -> OutgoingBody {
-        note(&self.body.exchange, tally);
+        note(&self.body.exchange, tally, "body");
         self.body.exchange.sent_whole.store(bytes.is_empty(), Ordering::Relaxed);
         OutgoingBody { source: Source::Whole(bytes), ..self.body }
     }

@@ -56,11 +56,11 @@ pub(super) struct Unfit(pub(super) SecretName);
 
 /// What was found in a body.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(in crate::proxy::substitute) struct Tally {
     /// The secrets that were opened, each once.
-    pub(super) opened: Vec<SecretName>,
+    pub(in crate::proxy::substitute) opened: Vec<SecretName>,
     /// How many tokens went on as they were.
-    pub(super) passed: u64,
+    pub(in crate::proxy::substitute) passed: u64,
 }
 
 impl Tally {

@@ -97,7 +97,7 @@ pub(super) async fn relay<S: Stream>(mut io: Rewound<S>, upstream: Upstream) {
     let exchange = record.exchange();
     let relayed = async {
         if let Some(messages) = messages {
-            return relay_opened(io, upstream, messages, &exchange).await;
+            return Box::pin(relay_opened(io, upstream, messages, &exchange)).await;
         }
         let moved =
             copy_bidirectional_with_sizes(&mut io, &mut upstream, RELAY_BUFFER, RELAY_BUFFER);

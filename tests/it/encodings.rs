@@ -22,9 +22,11 @@ sandboxes: { sb-test: { secretStores: [keys] } }
 
 const URL: &str = "https://api.example.com/";
 
-const CODINGS: [&str; 5] = ["gzip", "x-gzip", "deflate", "br", "zstd"];
+/// Those that are read.
+pub(crate) const CODINGS: [&str; 5] = ["gzip", "x-gzip", "deflate", "br", "zstd"];
 
-fn encoded(coding: &str, text: &[u8]) -> Vec<u8> {
+/// A text in a content coding.
+pub(crate) fn encoded(coding: &str, text: &[u8]) -> Vec<u8> {
     let level = flate2::Compression::default();
     let mut out = Vec::new();
     match coding {

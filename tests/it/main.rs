@@ -23,6 +23,8 @@ mod support;
 mod addresses;
 /// One event per request, in full, and nothing else.
 mod audit;
+/// Request bodies with a content coding, and what follows a body.
+mod bodies;
 /// Clients that people use, unchanged.
 mod clients;
 /// A denial tells one story at every layer.

@@ -45,7 +45,7 @@ pub(super) fn restate_length(headers: &mut HeaderMap, body: &Bytes) {
 
 /// The body leaves decoded: what described its encoded bytes goes, and its entity tag says no more than that the content is the same
 /// (RFC 9110 §8.8.1).
-pub(super) fn decoded(headers: &mut HeaderMap) {
+pub(in crate::proxy) fn decoded(headers: &mut HeaderMap) {
     retain(headers, |name| {
         *name != CONTENT_ENCODING && *name != CONTENT_LENGTH && !DIGESTS.contains(&name.as_str())
     });

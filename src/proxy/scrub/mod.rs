@@ -29,11 +29,10 @@ use crate::policy::{Denial, DenyReason, RequestPermit};
 use crate::secret::{Hide, Needles};
 use crate::session::Session;
 
-pub(super) use decode::Coding;
+pub(super) use decode::{Bounds, Coding, Decoder, Unreadable};
+pub(super) use fields::decoded as decoded_fields;
 pub(super) use stream::Scrubber;
 pub(super) use websocket::Searched;
-
-use decode::{Bounds, Decoder};
 
 /// What the answer is an answer to.
 pub(super) struct Asked<'a> {

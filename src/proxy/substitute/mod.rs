@@ -7,6 +7,7 @@ mod encoding;
 mod exposed;
 mod header;
 mod tokens;
+mod trailers;
 mod url;
 mod websocket;
 
@@ -22,7 +23,7 @@ use super::forward::Outgoing;
 use super::record::Record;
 use super::scrub::Coding;
 use crate::policy::{BoundSecret, Denial, DenyReason, RequestPermit};
-use crate::secret::{SecretName, TokenFinder};
+use crate::secret::SecretName;
 use crate::session::{Recognised, Session};
 
 pub(super) use body::OutgoingBody;
@@ -81,45 +82,6 @@ pub async fn open_head(
     headers: &mut HeaderMap,
 ) -> Result<Vec<OpenedAt>, Denial> {
     header::open(&Tokens { session, permit }, headers).await
-}
-
-/// Trailers on their way to the upstream: those that would change framing or routing are dropped, a token among them ends the request.
-pub(super) fn trailers(finder: &TokenFinder, trailers: &HeaderMap) -> Result<HeaderMap, Denial> {
-    let mut kept = HeaderMap::with_capacity(trailers.len());
-    for (name, value) in trailers {
-        if finder.find(value.as_bytes()).next().is_some() {
-            return Err(Denial::new(
-                DenyReason::SecretMisdirected,
-                format!("a sealed token in the trailer `{name}`"),
-                "send the token in a header field; trailers are not opened",
-            ));
-        }
-        if !forbidden_in_trailers(name) {
-            kept.append(name.clone(), value.clone());
-        }
-    }
-    Ok(kept)
-}
-
-/// RFC 9110 §6.5.1: framing, routing, authentication and control do not belong into trailers.
-fn forbidden_in_trailers(name: &HeaderName) -> bool {
-    let exact = [
-        "host",
-        "content-length",
-        "transfer-encoding",
-        "authorization",
-        "te",
-        "trailer",
-        "cookie",
-        "set-cookie",
-        "expect",
-        "range",
-        "max-forwards",
-    ];
-    exact.contains(&name.as_str())
-        || name.as_str().starts_with("content-")
-        || name.as_str().starts_with("proxy-")
-        || is_connection_field(name)
 }
 
 /// Whether the request is a WebSocket handshake (RFC 6455 §4.1). Any other upgrade is dropped, not refused: it is only an offer.

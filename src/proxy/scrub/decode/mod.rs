@@ -1,4 +1,4 @@
-//! Encoded answers become readable: piece by piece, in bounded memory, and as soon as the upstream flushes.
+//! Encoded answers become readable, and request bodies in which tokens are opened: piece by piece, in bounded memory, and as soon as the upstream flushes.
 //!
 //! One coding is read, of those that clients ask for. What is stacked or unknown is refused, since it could hide a value; so is what grows
 //! beyond its bounds, is damaged, or ends before its end.
@@ -34,8 +34,8 @@ impl Coding {
         }
     }
 
-    /// The coding of an answer's body; none if it can be read as it is.
-    pub(super) fn of(headers: &HeaderMap) -> Result<Option<Self>, Unreadable> {
+    /// The coding of a body; none if it can be read as it is.
+    pub(in crate::proxy) fn of(headers: &HeaderMap) -> Result<Option<Self>, Unreadable> {
         let fields = headers.get_all(CONTENT_ENCODING).iter();
         let mut only = None;
         for field in fields {
@@ -94,7 +94,7 @@ impl From<Unreadable> for Denial {
 
 /// How far an encoded body may grow.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
+pub(in crate::proxy) struct Bounds {
     most: u64,
     ratio: u64,
     /// Up to here the ratio does not matter.
@@ -102,7 +102,7 @@ pub(super) struct Bounds {
 }
 
 impl Bounds {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(in crate::proxy) fn new(limits: &Limits) -> Self {
         Self {
             most: limits.decoded_body.get() as u64,
             ratio: u64::from(limits.decoded_ratio),
@@ -122,7 +122,7 @@ impl Bounds {
 }
 
 /// One encoded body while it streams.
-pub(super) struct Decoder {
+pub(in crate::proxy) struct Decoder {
     engine: Engine,
     bounds: Bounds,
     /// What came and was not read yet.
@@ -138,19 +138,19 @@ pub(super) struct Decoder {
 const PIECE: usize = 32 * 1024;
 
 impl Decoder {
-    pub(super) fn new(coding: Coding, bounds: Bounds) -> Result<Self, Unreadable> {
+    pub(in crate::proxy) fn new(coding: Coding, bounds: Bounds) -> Result<Self, Unreadable> {
         let engine = Engine::new(coding)?;
         let room = vec![0; PIECE].into_boxed_slice();
         Ok(Self { engine, bounds, input: Bytes::new(), read: 0, written: 0, full: false, room })
     }
 
     /// Takes what comes next, after [`Decoder::next`] gave nothing more.
-    pub(super) fn push(&mut self, data: &Bytes) {
+    pub(in crate::proxy) fn push(&mut self, data: &Bytes) {
         self.input = data.clone();
     }
 
     /// The next piece; none until more is pushed.
-    pub(super) fn next(&mut self) -> Result<Option<Bytes>, Unreadable> {
+    pub(in crate::proxy) fn next(&mut self) -> Result<Option<Bytes>, Unreadable> {
         while self.full || !self.input.is_empty() {
             let Step { read, written } = self.engine.step(&self.input, &mut self.room)?;
             let stuck = read == 0 && written == 0 && !self.full;
@@ -171,7 +171,7 @@ impl Decoder {
     }
 
     /// Whether what came was all of it; nothing at all is an empty body.
-    pub(super) fn finish(&self) -> Result<(), Unreadable> {
+    pub(in crate::proxy) fn finish(&self) -> Result<(), Unreadable> {
         if self.read == 0 || self.engine.is_whole() { Ok(()) } else { Err(Unreadable::Truncated) }
     }
 }

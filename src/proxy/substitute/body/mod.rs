@@ -1,7 +1,8 @@
 //! Tokens in bodies, for secrets that are opted into `body`. A token of any other secret goes on as it is and is counted.
 //!
 //! A body of stated length within `limits.bufferedBody` is rewritten whole and gets its exact length; any other streams through a
-//! [`Rewriter`] in constant memory, without a stated length. A body with `Content-Encoding` is not searched.
+//! [`Rewriter`] in constant memory, without a stated length. A body with `Content-Encoding` is decoded, and sent on without it, where a
+//! secret is opted in; if its coding is unknown it is not searched.
 
 mod count;
 mod grpc;
@@ -13,17 +14,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::body::{Body as _, Incoming};
 
 use self::grpc::Grpc;
 use self::text::{Text, Unfit, Values};
 use super::encoding::Encoding;
 use super::tokens::{Tokens, value_of};
+use super::trailers::Trailers;
+use crate::config::Limits;
 use crate::host::Scheme;
 use crate::policy::{Denial, DenyReason};
 use crate::proxy::Via;
 use crate::proxy::record::Exchange;
+use crate::proxy::scrub::{self, Bounds, Coding, Decoder, Unreadable};
 use crate::secret::{Locations, TokenFinder};
 use crate::session::SealedSecret;
 
@@ -38,30 +42,124 @@ pub(super) async fn open(
     incoming: Incoming,
     exchange: Arc<Exchange>,
 ) -> Result<OutgoingBody, Denial> {
-    let finder = tokens.session.finder().clone();
-    let body = OutgoingBody::new(incoming, exchange, via.verdicts.get().cloned(), finder.clone());
-    if body.is_end_stream() || tokens.session.secrets().is_empty() || is_encoded(headers) {
+    let trailers = Trailers::of(tokens, headers).await?;
+    let body = OutgoingBody::new(incoming, exchange, via.verdicts.get().cloned(), trailers);
+    if body.is_end_stream() || tokens.session.secrets().is_empty() {
         return Ok(body);
     }
     let opted = opted_in(tokens, |locations| locations.body);
+    let Ok(coding) = Coding::of(headers) else { return Ok(body) };
     if opted.is_empty() {
-        return Ok(body.counting());
+        return Ok(if coding.is_none() { body.counting() } else { body });
     }
-    let limits = &via.client.proxy.limits;
-    let kind = Kind::of(headers);
-    let most = limits.buffered_body.get();
-    if body.size_hint().exact().is_none_or(|length| length > most as u64) {
-        let values = fetched(&opted, kind).await?;
-        drop_length(headers);
-        return Ok(body.rewriting(Rewriter::new(finder, Arc::new(values), kind, most)));
+    let rewrite = Rewrite {
+        finder: tokens.session.finder().clone(),
+        opted,
+        kind: Kind::of(headers),
+        limits: &via.client.proxy.limits,
+    };
+    match coding {
+        // Most requests have no such body, and their future need not be as large.
+        Some(coding) => Box::pin(rewrite.encoded(headers, body, coding)).await,
+        None => Box::pin(rewrite.plain(headers, body)).await,
     }
-    let sent = Box::pin(body.collect(limits.response_timeout)).await?;
-    let needed = needed(&finder, &opted, kind, sent.bytes())?;
-    let (whole, tally) = whole(&finder, needed, kind, sent.bytes()).await?;
-    if !tally.opened.is_empty() {
-        restate_length(headers, whole.len());
+}
+
+/// How one body is rewritten.
+struct Rewrite<'a> {
+    finder: Arc<TokenFinder>,
+    opted: Vec<&'a SealedSecret>,
+    kind: Kind,
+    limits: &'a Limits,
+}
+
+impl Rewrite<'_> {
+    async fn plain(
+        self,
+        headers: &mut HeaderMap,
+        body: OutgoingBody,
+    ) -> Result<OutgoingBody, Denial> {
+        if !self.is_small(&body) {
+            let rewriter = self.rewriter().await?;
+            drop_length(headers);
+            return Ok(body.rewriting(rewriter));
+        }
+        let sent = body.collect(self.limits.response_timeout).await?;
+        let (whole, tally) = self.whole(sent.bytes()).await?;
+        if !tally.opened.is_empty() {
+            restate_length(headers, whole.len());
+        }
+        Ok(sent.rewritten(Bytes::from(whole), tally))
     }
-    Ok(sent.rewritten(Bytes::from(whole), tally))
+
+    /// A small body that opens no token leaves encoded, as it came; so does one that cannot be decoded. What grows beyond its bounds is
+    /// refused.
+    async fn encoded(
+        self,
+        headers: &mut HeaderMap,
+        body: OutgoingBody,
+        coding: Coding,
+    ) -> Result<OutgoingBody, Denial> {
+        let decoder = || Decoder::new(coding, Bounds::new(self.limits)).map_err(undecodable);
+        if !self.is_small(&body) {
+            let (decoder, rewriter) = (decoder()?, self.rewriter().await?);
+            scrub::decoded_fields(headers);
+            return Ok(body.decoding(decoder, rewriter));
+        }
+        let sent = body.collect(self.limits.response_timeout).await?;
+        let most = self.limits.buffered_body.get();
+        match decoded(decoder()?, sent.bytes(), most) {
+            Ok(Some(text)) => {
+                let (whole, tally) = self.whole(&text).await?;
+                if tally.opened.is_empty() {
+                    return Ok(sent.untouched(tally));
+                }
+                scrub::decoded_fields(headers);
+                restate_length(headers, whole.len());
+                Ok(sent.rewritten(Bytes::from(whole), tally))
+            }
+            Ok(None) => {
+                let (decoder, rewriter) = (decoder()?, self.rewriter().await?);
+                scrub::decoded_fields(headers);
+                Ok(sent.untouched(Tally::default()).decoding(decoder, rewriter))
+            }
+            Err(too_much @ (Unreadable::TooLong(_) | Unreadable::TooDense(_))) => {
+                Err(undecodable(too_much))
+            }
+            Err(_damaged) => Ok(sent.untouched(Tally::default())),
+        }
+    }
+
+    fn is_small(&self, body: &OutgoingBody) -> bool {
+        let most = self.limits.buffered_body.get() as u64;
+        body.size_hint().exact().is_some_and(|length| length <= most)
+    }
+
+    /// For a body that streams, with every value that it may need.
+    async fn rewriter(&self) -> Result<Rewriter, Denial> {
+        let values = Arc::new(fetched(&self.opted, self.kind).await?);
+        let most = self.limits.buffered_body.get();
+        Ok(Rewriter::new(self.finder.clone(), values, self.kind, most))
+    }
+
+    async fn whole(&self, text: &[u8]) -> Result<(Vec<u8>, Tally), Denial> {
+        let needed = needed(&self.finder, &self.opted, self.kind, text)?;
+        whole(&self.finder, needed, self.kind, text).await
+    }
+}
+
+/// A whole body decoded; none if that is more than `most` bytes.
+fn decoded(mut decoder: Decoder, body: &[u8], most: usize) -> Result<Option<Vec<u8>>, Unreadable> {
+    decoder.push(&Bytes::copy_from_slice(body));
+    let mut text = Vec::new();
+    while let Some(piece) = decoder.next()? {
+        text.extend_from_slice(&piece);
+        if text.len() > most {
+            return Ok(None);
+        }
+    }
+    decoder.finish()?;
+    Ok(Some(text))
 }
 
 /// Of these secrets those whose tokens stand in a whole text.
@@ -118,9 +216,27 @@ fn markers(secrets: &[&SealedSecret]) -> Values {
     values
 }
 
-fn is_encoded(headers: &HeaderMap) -> bool {
-    let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
-    encodings.any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+/// An encoded body that is refused; nothing of it was taken for the whole.
+fn undecodable(unreadable: Unreadable) -> Denial {
+    let (limit, detail) = match unreadable {
+        Unreadable::TooLong(most) => (
+            "limits.decodedBody",
+            format!("the request body is longer than {most} bytes when it is decoded"),
+        ),
+        Unreadable::TooDense(ratio) => (
+            "limits.decodedRatio",
+            format!("the request body is more than {ratio} times as long when it is decoded"),
+        ),
+        Unreadable::Unknown | Unreadable::Stacked | Unreadable::Damaged | Unreadable::Truncated => {
+            let detail = "the request body cannot be decoded, and tokens are opened in it";
+            let hint = "send it whole, or without Content-Encoding";
+            return Denial::new(DenyReason::ProtocolNotAllowed, detail, hint);
+        }
+    };
+    let hint = format!(
+        "send it without Content-Encoding, or have an operator raise {limit} or take `body` out of the secret's `locations`"
+    );
+    Denial::new(DenyReason::LimitExceeded, detail, hint).with_status(413)
 }
 
 fn unfit(Unfit(name): Unfit) -> Denial {

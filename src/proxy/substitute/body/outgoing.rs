@@ -14,13 +14,13 @@ use hyper::body::Incoming;
 
 use super::count::Counter;
 use super::text::Tally;
-use super::{Rewriter, note, unfit};
+use super::{Rewriter, note, undecodable, unfit};
 use crate::policy::{Denial, DenyReason};
 use crate::proxy::forward::BodyCut;
 use crate::proxy::h1::RequestVerdicts;
 use crate::proxy::record::Exchange;
-use crate::proxy::substitute;
-use crate::secret::TokenFinder;
+use crate::proxy::scrub::Decoder;
+use crate::proxy::substitute::trailers::Trailers;
 
 /// A request body as an upstream gets it.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(in crate::proxy) struct OutgoingBody {
     search: Search,
     exchange: Arc<Exchange>,
     verdicts: Option<RequestVerdicts>,
-    finder: Arc<TokenFinder>,
+    opens: Trailers,
     /// Trailers that wait until the last bytes are out.
     trailers: Option<HeaderMap>,
 }
@@ -46,6 +46,28 @@ enum Search {
     Nothing,
     Counting(Counter),
     Rewriting(Box<Rewriter>),
+    /// What is decoded is rewritten, piece by piece.
+    Decoding(Box<Decoding>),
+}
+
+#[derive(Debug)]
+struct Decoding {
+    decoder: Decoder,
+    rewriter: Rewriter,
+}
+
+impl Decoding {
+    /// What is settled of what came; none until more comes.
+    fn next(&mut self) -> Result<Option<Bytes>, Denial> {
+        while let Some(piece) = self.decoder.next().map_err(undecodable)? {
+            let mut out = Vec::with_capacity(piece.len() + 256);
+            self.rewriter.push(&piece, &mut out).map_err(unfit)?;
+            if !out.is_empty() {
+                return Ok(Some(Bytes::from(out)));
+            }
+        }
+        Ok(None)
+    }
 }
 
 impl OutgoingBody {
@@ -54,17 +76,17 @@ impl OutgoingBody {
         incoming: Incoming,
         exchange: Arc<Exchange>,
         verdicts: Option<RequestVerdicts>,
-        finder: Arc<TokenFinder>,
+        opens: Trailers,
     ) -> Self {
         // hyper does not poll a body that is empty from the start.
         exchange.sent_whole.store(incoming.is_end_stream(), Ordering::Relaxed);
         let source = Source::Client(incoming);
-        Self { source, search: Search::Nothing, exchange, verdicts, finder, trailers: None }
+        Self { source, search: Search::Nothing, exchange, verdicts, opens, trailers: None }
     }
 
     /// The same, with its tokens counted.
     pub(super) fn counting(self) -> Self {
-        let counter = Counter::new(self.finder.clone());
+        let counter = Counter::new(self.opens.finder().clone());
         Self { search: Search::Counting(counter), ..self }
     }
 
@@ -73,9 +95,14 @@ impl OutgoingBody {
         Self { search: Search::Rewriting(Box::new(rewriter)), ..self }
     }
 
+    /// The same, decoded and rewritten while it streams.
+    pub(super) fn decoding(self, decoder: Decoder, rewriter: Rewriter) -> Self {
+        Self { search: Search::Decoding(Box::new(Decoding { decoder, rewriter })), ..self }
+    }
+
     /// Whether a length that the client stated cannot be stated to the upstream.
     pub(in crate::proxy) const fn lost_its_length(&self) -> bool {
-        matches!(self.search, Search::Rewriting(_))
+        matches!(self.search, Search::Rewriting(_) | Search::Decoding(_))
     }
 
     /// Reads a body of stated length whole. Each piece has so much time.
@@ -87,7 +114,7 @@ impl OutgoingBody {
                     Ok(data) => bytes.extend_from_slice(&data),
                     Err(frame) => {
                         let trailers = frame.into_trailers().unwrap_or_default();
-                        self.trailers = Some(substitute::trailers(&self.finder, &trailers)?);
+                        self.trailers = Some(self.opens.open(&trailers, &self.exchange)?);
                         self.source = Source::Ended;
                     }
                 },
@@ -135,6 +162,10 @@ impl OutgoingBody {
                 note(&self.exchange, rewriter.tally(), "body");
                 pushed.map(|()| Bytes::from(out)).map_err(unfit)
             }
+            Search::Decoding(decoding) => {
+                decoding.decoder.push(&data);
+                Ok(Bytes::new())
+            }
         }
     }
 
@@ -142,7 +173,14 @@ impl OutgoingBody {
     fn end(&mut self) -> Result<Bytes, Denial> {
         self.source = Source::Ended;
         self.exchange.sent_whole.store(true, Ordering::Relaxed);
-        let Search::Rewriting(rewriter) = &mut self.search else { return Ok(Bytes::new()) };
+        let rewriter = match &mut self.search {
+            Search::Nothing | Search::Counting(_) => return Ok(Bytes::new()),
+            Search::Rewriting(rewriter) => rewriter,
+            Search::Decoding(decoding) => {
+                decoding.decoder.finish().map_err(undecodable)?;
+                &mut decoding.rewriter
+            }
+        };
         let mut out = Vec::new();
         let finished = rewriter.finish(&mut out);
         note(&self.exchange, rewriter.tally(), "body");
@@ -152,10 +190,24 @@ impl OutgoingBody {
     /// The next bytes; empty if the body has ended and nothing was held back.
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Denial>> {
         loop {
+            if let Search::Decoding(decoding) = &mut self.search {
+                let settled = decoding.next();
+                note(&self.exchange, decoding.rewriter.tally(), "body");
+                if let Some(bytes) = settled? {
+                    return Poll::Ready(Ok(bytes));
+                }
+            }
             let incoming = match &mut self.source {
                 Source::Client(incoming) => incoming,
                 Source::Whole(bytes) => {
                     let bytes = std::mem::take(bytes);
+                    if matches!(self.search, Search::Decoding(_)) {
+                        if bytes.is_empty() {
+                            return Poll::Ready(self.end());
+                        }
+                        self.pass(bytes)?;
+                        continue;
+                    }
                     self.source = Source::Ended;
                     self.exchange.sent_whole.store(true, Ordering::Relaxed);
                     return Poll::Ready(Ok(bytes));
@@ -173,7 +225,7 @@ impl OutgoingBody {
                 }
                 Some(Ok(Err(frame))) => {
                     let trailers = frame.into_trailers().unwrap_or_default();
-                    self.trailers = Some(substitute::trailers(&self.finder, &trailers)?);
+                    self.trailers = Some(self.opens.open(&trailers, &self.exchange)?);
                     return Poll::Ready(self.end());
                 }
                 Some(Err(error)) => return Poll::Ready(Err(self.client_failed(&error))),
@@ -209,7 +261,8 @@ impl Body for OutgoingBody {
 
     fn is_end_stream(&self) -> bool {
         let ended = match (&self.source, &self.search) {
-            (Source::Client(_), Search::Rewriting(_)) => false,
+            (Source::Client(_), Search::Rewriting(_))
+            | (Source::Client(_) | Source::Whole(_), Search::Decoding(_)) => false,
             (Source::Client(incoming), _) => incoming.is_end_stream(),
             (Source::Whole(bytes), _) => bytes.is_empty(),
             (Source::Ended, _) => true,
@@ -219,7 +272,8 @@ impl Body for OutgoingBody {
 
     fn size_hint(&self) -> SizeHint {
         match (&self.source, &self.search) {
-            (Source::Client(_), Search::Rewriting(_)) => SizeHint::default(),
+            (Source::Client(_), Search::Rewriting(_))
+            | (Source::Client(_) | Source::Whole(_), Search::Decoding(_)) => SizeHint::default(),
             (Source::Client(incoming), _) => incoming.size_hint(),
             (Source::Whole(bytes), _) => SizeHint::with_exact(bytes.len() as u64),
             (Source::Ended, _) => SizeHint::with_exact(0),
@@ -240,10 +294,16 @@ impl Collected {
         &self.bytes
     }
 
-    /// The body with these bytes in place of the client's.
-    pub(super) fn rewritten(self, bytes: Bytes, tally: Tally) -> OutgoingBody {
+    /// The body as it came.
+    pub(super) fn untouched(self, tally: Tally) -> OutgoingBody {
         note(&self.body.exchange, tally, "body");
+        let bytes = Bytes::from(self.bytes);
         self.body.exchange.sent_whole.store(bytes.is_empty(), Ordering::Relaxed);
         OutgoingBody { source: Source::Whole(bytes), ..self.body }
+    }
+
+    /// The body with these bytes in place of the client's.
+    pub(super) fn rewritten(self, bytes: Bytes, tally: Tally) -> OutgoingBody {
+        Self { bytes: bytes.into(), ..self }.untouched(tally)
     }
 }

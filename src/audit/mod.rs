@@ -112,6 +112,9 @@ pub struct Event {
     /// How many tokens of the request's body went on sealed, since they are not bound to it.
     #[serde(skip_serializing_if = "is_zero")]
     pub tokens_in_body: u64,
+    /// How many misdirected tokens of the head went on sealed, since their store says `misdirected: forward`.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub tokens_forwarded: u64,
     /// How many real values were hidden in the answer.
     #[serde(skip_serializing_if = "is_zero")]
     pub scrubbed: u64,
@@ -197,6 +200,7 @@ impl Event {
             secrets: Vec::new(),
             locations: Vec::new(),
             tokens_in_body: 0,
+            tokens_forwarded: 0,
             scrubbed: 0,
             status: None,
             bytes_out: 0,
@@ -482,6 +486,7 @@ mod tests {
         full.locations = vec!["header:x-api-key".to_owned()];
         full.scrubbed = 1;
         full.tokens_in_body = 1;
+        full.tokens_forwarded = 1;
         [full, Event::new(Kind::Policy)].map(|event| serde_json::to_value(event).unwrap())
     }
 

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::diagnostic::{At, Diagnostic, Findings, Source};
-use super::effective::{AllowRule, BoundSecret, EffectivePolicy, OperatorRules, RuleName};
+use super::effective::{
+    AllowRule, BoundSecret, EffectivePolicy, Misdirected, OperatorRules, RuleName,
+};
 use super::file::fields::nearest;
 use super::file::{self, PolicyFile, WrittenSandbox, WrittenSecret, WrittenStore};
 use super::layers::{LayerError, SecretDef, Store, inject_conflict, unite, winning_secrets};
@@ -250,6 +252,7 @@ fn store(written: &WrittenStore, out: &mut Findings) -> Store {
             schemes: entry.value.schemes.clone(),
             methods: entry.value.methods.clone(),
             paths: entry.value.paths.clone(),
+            scrub: entry.value.scrub,
             name: rule_name("egressAllowlist", at, &entry.value.pattern),
         };
         entries.iter().enumerate().map(rule).collect::<Vec<_>>()
@@ -265,7 +268,11 @@ fn store(written: &WrittenStore, out: &mut Findings) -> Store {
         .iter()
         .map(|secret| (secret.name.value.clone(), bind(secret, written, out)))
         .collect();
-    Store { name: name.clone(), allow, deny, secrets }
+    Store { name: name.clone(), allow, deny, secrets, misdirected: misdirected(written) }
+}
+
+fn misdirected(written: &WrittenStore) -> Misdirected {
+    written.misdirected.as_ref().map_or(Misdirected::Deny, |written| written.value)
 }
 
 /// Binds a secret: to its own hosts, or else to its own store's allowlist.
@@ -286,6 +293,7 @@ fn bind(written: &WrittenSecret, store: &WrittenStore, out: &mut Findings) -> Se
         locations: written.locations.clone(),
         inject: written.inject.as_ref().map(|inject| inject.value.clone()),
         placeholder: written.placeholder.clone(),
+        misdirected: misdirected(store),
     };
     SecretDef { source: written.source.value.clone(), bound: Arc::new(bound) }
 }

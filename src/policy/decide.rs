@@ -9,7 +9,7 @@ use super::effective::{AllowRule, Allowlist, BoundSecret, EffectivePolicy, RuleN
 use super::path::NormalPath;
 use super::verdict::{ConnectPermit, Denial, DenyReason, RequestPermit, Verdict};
 use crate::host::address::{CheckedAddr, Reach, reach};
-use crate::host::{Destination, Scheme};
+use crate::host::{Destination, HostSet, Scheme};
 
 /// Decides whether a connection may be opened, before its scheme, method or path are known.
 pub fn decide_connect(
@@ -56,6 +56,7 @@ pub fn decide_request(
         rule: opened.rule,
         opened_by_name: opened.by_name,
         restricts_request: opened.restricts_request,
+        scrubs: opened.scrubs,
         secrets,
         injected,
     })
@@ -100,6 +101,8 @@ struct Opened {
     by_name: bool,
     /// By an entry that looks at methods or paths.
     restricts_request: bool,
+    /// Some entry that admits this says nothing of `scrub: off`.
+    scrubs: bool,
 }
 
 /// The rules in their order: never-carried methods, denies, the allowlist.
@@ -129,9 +132,13 @@ fn evaluate(
             .map_or_else(
                 || Err(not_listed(policy, destination)),
                 |best| best.into_result(destination, request),
-            ),
+            )
+            .map(|opened| Opened {
+                scrubs: opened.scrubs || scrubs(rules, destination, request),
+                ..opened
+            }),
         Allowlist::Unrestricted if destination.host.ip().is_none() => {
-            Ok(Opened { rule: None, by_name: false, restricts_request: false })
+            Ok(Opened { rule: None, by_name: false, restricts_request: false, scrubs: true })
         }
         Allowlist::Unrestricted => Err(Denial::new(
             DenyReason::HostNotAllowed,
@@ -222,6 +229,7 @@ impl<'a> Candidate<'a> {
                     by_name: !self.rule.pattern.is_any(),
                     restricts_request: !(self.rule.methods.is_empty()
                         && self.rule.paths.is_empty()),
+                    scrubs: self.rule.scrub,
                 });
             }
             (Failed::Port, _) | (_, None) => {
@@ -244,6 +252,18 @@ impl<'a> Candidate<'a> {
         let hint = "an operator would widen that entry or add another; a retry will not help";
         Err(Denial::new(reason, detail, hint).by(self.rule.name.clone()))
     }
+}
+
+/// Whether any entry that admits the request wants its answer searched: `scrub: off` holds only where all of them say it.
+fn scrubs(
+    rules: &HostSet<Arc<AllowRule>>,
+    destination: &Destination,
+    request: Option<&Request<'_>>,
+) -> bool {
+    rules
+        .matching(&destination.host)
+        .map(|(ports, rule)| Candidate::test(rule, ports.admits(destination.port), request))
+        .any(|candidate| candidate.failed == Failed::Nothing && candidate.rule.scrub)
 }
 
 fn not_listed(policy: &EffectivePolicy, destination: &Destination) -> Denial {

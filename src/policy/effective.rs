@@ -20,7 +20,18 @@ pub struct EffectivePolicy {
     secrets: Vec<Arc<BoundSecret>>,
     secrets_by_host: HostSet<Arc<BoundSecret>>,
     private: Arc<PrivateAccess>,
+    strangers: Misdirected,
     digest: PolicyDigest,
+}
+
+/// What becomes of a sealed token in the head of a request that may not open it there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Misdirected {
+    /// The request is refused.
+    #[default]
+    Deny,
+    /// The token is forwarded as it is, sealed, and counted.
+    Forward,
 }
 
 /// What the compiler hands over: rules and secrets already united in layer order.
@@ -34,6 +45,8 @@ pub struct PolicyParts {
     pub deny: Vec<(HostPattern, RuleName)>,
     /// The secrets after collisions: of each name the last layer's.
     pub secrets: Vec<BoundSecret>,
+    /// What becomes of tokens that are none of these secrets'.
+    pub strangers: Misdirected,
 }
 
 /// What the operator adds to every sandbox.
@@ -69,6 +82,8 @@ pub struct AllowRule {
     pub methods: Vec<http::Method>,
     /// The paths; all if none are named.
     pub paths: Vec<PathGlob>,
+    /// Whether answers are searched for values; `scrub: off` says no.
+    pub scrub: bool,
     /// Where it is written.
     pub name: RuleName,
 }
@@ -90,6 +105,8 @@ pub struct BoundSecret {
     pub inject: Option<Inject>,
     /// The shape of its token, if not the standard one.
     pub placeholder: Option<Placeholder>,
+    /// What its own store says of its token where it may not be opened.
+    pub misdirected: Misdirected,
 }
 
 impl BoundSecret {
@@ -127,6 +144,7 @@ impl EffectivePolicy {
             &deny_rules,
             &secrets,
             &operator.private,
+            parts.strangers,
         );
         Self {
             layers: parts.layers,
@@ -137,6 +155,7 @@ impl EffectivePolicy {
             deny_rules,
             secrets,
             private: operator.private.clone(),
+            strangers: parts.strangers,
             digest,
         }
     }
@@ -169,6 +188,12 @@ impl EffectivePolicy {
     #[must_use]
     pub fn secrets(&self) -> &[Arc<BoundSecret>] {
         &self.secrets
+    }
+
+    /// What becomes of a token that is none of these secrets'.
+    #[must_use]
+    pub const fn strangers(&self) -> Misdirected {
+        self.strangers
     }
 
     /// Identifies this very policy in verdicts and audit.
@@ -273,13 +298,16 @@ impl PolicyDigest {
         deny: &[(HostPattern, RuleName)],
         secrets: &[Arc<BoundSecret>],
         private: &PrivateAccess,
+        strangers: Misdirected,
     ) -> Self {
         let mode = match allow {
             Allowlist::Unrestricted => "unrestricted",
             Allowlist::Only(_) => "listed",
             Allowlist::Nothing => "closed",
         };
-        let text = format!("{layers:?}\n{mode}\n{rules:?}\n{deny:?}\n{secrets:?}\n{private:?}");
+        let text = format!(
+            "{layers:?}\n{mode}\n{rules:?}\n{deny:?}\n{secrets:?}\n{private:?}\n{strangers:?}"
+        );
         let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
         Self(hash.as_ref().iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte)))
     }

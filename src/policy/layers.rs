@@ -9,7 +9,7 @@ use std::sync::Arc;
 use http::HeaderName;
 
 use super::effective::{
-    AllowRule, BoundSecret, EffectivePolicy, OperatorRules, PolicyParts, RuleName,
+    AllowRule, BoundSecret, EffectivePolicy, Misdirected, OperatorRules, PolicyParts, RuleName,
 };
 use crate::host::HostPattern;
 use crate::secret::{SecretName, SourceSpec, StoreName};
@@ -25,6 +25,8 @@ pub struct Store {
     pub deny: Vec<(HostPattern, RuleName)>,
     /// Its secrets.
     pub secrets: BTreeMap<SecretName, SecretDef>,
+    /// What becomes of its secrets' tokens where they may not be opened.
+    pub misdirected: Misdirected,
 }
 
 /// A secret: where its value comes from, and where it may go.
@@ -54,6 +56,7 @@ pub fn unite(stores: &[&Store], operator: &OperatorRules) -> Result<EffectivePol
         allow: united_allowlist(&layers),
         deny: layers.iter().flat_map(|store| store.deny.iter().cloned()).collect(),
         secrets: winners.into_iter().cloned().collect(),
+        strangers: united_strangers(&layers),
     };
     Ok(EffectivePolicy::new(parts, operator))
 }
@@ -73,9 +76,16 @@ fn united_allowlist(layers: &[&Store]) -> Option<Vec<AllowRule>> {
     })
 }
 
+/// A token of nobody is forwarded only if every layer says so.
+fn united_strangers(layers: &[&Store]) -> Misdirected {
+    let all = layers.iter().all(|store| store.misdirected == Misdirected::Forward);
+    if all && !layers.is_empty() { Misdirected::Forward } else { Misdirected::Deny }
+}
+
 /// A rule without its name.
 fn what_it_opens(rule: &AllowRule) -> String {
-    format!("{} {:?} {:?} {:?}", rule.pattern, rule.schemes, rule.methods, rule.paths)
+    let AllowRule { pattern, schemes, methods, paths, scrub, name: _ } = rule;
+    format!("{pattern} {schemes:?} {methods:?} {paths:?} {scrub}")
 }
 
 /// Two secrets that would both write one header on one host.

@@ -6,6 +6,7 @@ use psl::Psl as _;
 
 use super::compile::PolicySet;
 use super::diagnostic::{At, Diagnostic, Findings};
+use super::effective::Misdirected;
 use super::file::{WrittenSandbox, WrittenSecret, WrittenStore};
 use super::layers::Store;
 use crate::host::HostPattern;
@@ -23,7 +24,9 @@ pub(super) fn check(
         for entry in store.allow.iter().flatten() {
             public_suffix(&entry.value.pattern, entry, out);
             covered_by_deny(entry, store, &stacks, out);
+            scrub_off(entry, out);
         }
+        forwards_misdirected(store, out);
         for secret in &store.secrets {
             for host in secret.hosts.iter().flatten() {
                 public_suffix(&host.value, host, out);
@@ -165,6 +168,33 @@ fn covered_by_deny(
                 format!("`{pattern}` is denied as a whole by {rule}"),
             )
             .hint("remove one of the two; a deny beats every allow"),
+        );
+    }
+}
+
+fn scrub_off(entry: &At<super::file::AllowEntry>, out: &mut Findings) {
+    if !entry.value.scrub {
+        let message = format!(
+            "answers of `{}` are not searched for values: if it echoes one, the sandbox learns it",
+            entry.value.pattern
+        );
+        out.push(
+            Diagnostic::warning("scrub-off", &entry.place, message)
+                .hint("keep it to hosts that never send back what they are sent"),
+        );
+    }
+}
+
+fn forwards_misdirected(store: &WrittenStore, out: &mut Findings) {
+    let forwards = |written: &&At<Misdirected>| written.value == Misdirected::Forward;
+    if let Some(written) = store.misdirected.as_ref().filter(forwards) {
+        let message = format!(
+            "tokens of `{}` that are sent where they are not bound are forwarded sealed, and no request is refused for it",
+            store.name.value
+        );
+        out.push(
+            Diagnostic::warning("misdirected-forward", &written.place, message)
+                .hint("a misdirected token is the sign of a sandbox gone astray; leave the field out to refuse it"),
         );
     }
 }

@@ -24,8 +24,8 @@ pub use compile::{Loaded, PolicySet, SandboxEntry};
 pub use decide::{OwnSockets, decide_address, decide_connect, decide_request};
 pub use diagnostic::{Diagnostic, Related, Severity};
 pub use effective::{
-    AllowRule, Allowlist, BoundSecret, EffectivePolicy, OperatorRules, PolicyDigest, PolicyParts,
-    PrivateAccess, RuleName,
+    AllowRule, Allowlist, BoundSecret, EffectivePolicy, Misdirected, OperatorRules, PolicyDigest,
+    PolicyParts, PrivateAccess, RuleName,
 };
 pub use explain::{Explanation, RequestLine, RequestLineError, VerdictName, explain};
 pub use fixture::{CaseResult, FixtureReport, run_fixtures};

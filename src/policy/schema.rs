@@ -58,6 +58,7 @@ fn store() -> Value {
                 "items": { "$ref": "#/$defs/allowEntry" },
             },
             "egressDenylist": { "description": "Beats every allow, of any layer.", "$ref": "#/$defs/hosts" },
+            "misdirected": { "description": "What becomes of a sealed token in a header or URL where it may not be opened: deny (the default) refuses the request, forward sends it on sealed.", "enum": ["deny", "forward"] },
             "secrets": {
                 "description": "Secrets by name, which is also the environment variable of the sealed token.",
                 "type": "object",
@@ -148,6 +149,7 @@ fn allow_entry() -> Value {
                     "host": { "$ref": "#/$defs/host" },
                     "methods": { "$ref": "#/$defs/methods" },
                     "paths": { "$ref": "#/$defs/paths" },
+                    "scrub": { "description": "off: answers are not searched for values, and pass as they are.", "enum": ["on", "off"] },
                     "schemes": { "type": "array", "minItems": 1, "items": { "enum": ["http", "https"] } },
                 },
             },

@@ -66,6 +66,7 @@ pub struct RequestPermit {
     pub(super) secrets: Vec<Arc<BoundSecret>>,
     pub(super) injected: Vec<Arc<BoundSecret>>,
     pub(super) restricts_request: bool,
+    pub(super) scrubs: bool,
 }
 
 impl RequestPermit {
@@ -103,6 +104,12 @@ impl RequestPermit {
     #[must_use]
     pub const fn restricts_request(&self) -> bool {
         self.restricts_request
+    }
+
+    /// Whether the answer is searched for values; never where no secret is bound.
+    #[must_use]
+    pub const fn scrubs(&self) -> bool {
+        self.scrubs && !self.secrets.is_empty()
     }
 
     /// The policy that decided.

@@ -388,7 +388,7 @@ fn hidden_ranges(node: &Node) -> Vec<std::ops::Range<usize>> {
 }
 
 /// Keys below which only names, hosts and rules are written.
-const HARMLESS: [&str; 26] = [
+const HARMLESS: [&str; 28] = [
     "secretStores",
     "sandboxes",
     "secrets",
@@ -402,6 +402,8 @@ const HARMLESS: [&str; 26] = [
     "methods",
     "paths",
     "schemes",
+    "scrub",
+    "misdirected",
     "host",
     "sources",
     "policies",

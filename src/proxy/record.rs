@@ -48,6 +48,8 @@ pub(super) struct Exchange {
     pub(super) opened: Mutex<Vec<OpenedAt>>,
     /// Tokens of the request body that went on as they were.
     pub(super) tokens_in_body: AtomicU64,
+    /// Misdirected tokens of the head that went on as they were.
+    pub(super) tokens_forwarded: AtomicU64,
     /// Why the request body was cut, if the client or a rule cut it.
     pub(super) cut: OnceLock<Denial>,
 }
@@ -216,6 +218,7 @@ impl Drop for Record {
         open.event.bytes_in = open.exchange.back.load(Ordering::Relaxed);
         open.event.scrubbed = open.exchange.scrubbed.load(Ordering::Relaxed);
         open.event.tokens_in_body = open.exchange.tokens_in_body.load(Ordering::Relaxed);
+        open.event.tokens_forwarded = open.exchange.tokens_forwarded.load(Ordering::Relaxed);
         let opened = std::mem::take(
             &mut *open.exchange.opened.lock().unwrap_or_else(PoisonError::into_inner),
         );

@@ -25,7 +25,7 @@ use super::pool::Upstreams;
 use super::record::{Exchange, Record};
 use super::revoke::StillAllowed;
 use super::substitute::{Messages, Violation};
-use super::{Opened, scrub};
+use super::{Opened, scrub, substitute};
 use crate::host::Destination;
 use crate::policy::{Denial, DenyReason};
 
@@ -70,7 +70,7 @@ pub(super) async fn open(
     if !accepted(response.headers(), key.as_deref()) {
         return Err(refused(&destination, "its 101 does not answer this handshake"));
     }
-    if !asked.permit.secrets().is_empty()
+    if substitute::reads_messages(asked.permit)
         && response.headers().contains_key(SEC_WEBSOCKET_EXTENSIONS)
     {
         return Err(refused(&destination, "its 101 has an extension that was not offered"));

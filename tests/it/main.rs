@@ -33,6 +33,8 @@ mod denials;
 mod drain;
 /// Encoded answers are read, or refused.
 mod encodings;
+/// What an operator may lift.
+mod exceptions;
 /// A real value that a sandbox should not know goes nowhere but where it is bound.
 mod exposure;
 /// A request with nothing to substitute leaves as it came.

@@ -11,6 +11,7 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use super::diagnostic::{At, Diagnostic, Findings};
+use super::effective::Misdirected;
 use super::yaml::{Entry, Node, shown};
 use crate::host::HostPattern;
 use crate::secret::{SandboxId, StoreName};
@@ -32,6 +33,7 @@ pub(super) struct WrittenStore {
     pub(super) allow: Option<Vec<At<AllowEntry>>>,
     pub(super) deny: Vec<At<HostPattern>>,
     pub(super) secrets: Vec<WrittenSecret>,
+    pub(super) misdirected: Option<At<Misdirected>>,
 }
 
 /// A sandbox.
@@ -46,7 +48,7 @@ const FILE: Grammar =
     Grammar { what: "a policy file", known: &["secretStores", "sandboxes"], later: &[] };
 const STORE: Grammar = Grammar {
     what: "a secret store",
-    known: &["egressAllowlist", "egressDenylist", "secrets"],
+    known: &["egressAllowlist", "egressDenylist", "secrets", "misdirected"],
     later: &[],
 };
 const SANDBOX: Grammar =
@@ -109,7 +111,24 @@ fn store(entry: &Entry, folder: &Path, out: &mut Findings) -> Option<WrittenStor
     let secrets = named(fields.get("secrets"), "`secrets`", out);
     let secrets =
         secrets.into_iter().filter_map(|entry| secret::read(entry, folder, out)).collect();
-    Some(WrittenStore { name: name?, allow, deny, secrets })
+    let misdirected = fields.get("misdirected").and_then(|node| misdirected(node, out));
+    Some(WrittenStore { name: name?, allow, deny, secrets, misdirected })
+}
+
+fn misdirected(node: &Node, out: &mut Findings) -> Option<At<Misdirected>> {
+    let value = match fields::text(node, "`misdirected`", out)? {
+        "deny" => Misdirected::Deny,
+        "forward" => Misdirected::Forward,
+        other => {
+            let message = format!("`{}` is neither `deny` nor `forward`", shown(other));
+            out.push(
+                Diagnostic::error("bad-misdirected", &node.place, message)
+                    .hint("leave the field out, and a token in the wrong place ends the request"),
+            );
+            return None;
+        }
+    };
+    Some(At { value, place: node.place.clone() })
 }
 
 fn host_list(

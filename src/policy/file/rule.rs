@@ -17,6 +17,7 @@ pub(in crate::policy) struct AllowEntry {
     pub(in crate::policy) schemes: Vec<Scheme>,
     pub(in crate::policy) methods: Vec<Method>,
     pub(in crate::policy) paths: Vec<PathGlob>,
+    pub(in crate::policy) scrub: bool,
 }
 
 impl fmt::Display for AllowEntry {
@@ -31,14 +32,17 @@ impl fmt::Display for AllowEntry {
         if !self.paths.is_empty() {
             write!(f, " paths {:?}", self.paths)?;
         }
+        if !self.scrub {
+            f.write_str(" scrub off")?;
+        }
         Ok(())
     }
 }
 
 const ENTRY: Grammar = Grammar {
     what: "an allowlist entry",
-    known: &["host", "methods", "paths", "schemes"],
-    later: &["tls", "scrub"],
+    known: &["host", "methods", "paths", "schemes", "scrub"],
+    later: &["tls"],
 };
 
 /// An entry: a host, or a mapping with one.
@@ -50,6 +54,7 @@ pub(super) fn allow_entry(node: &Node, out: &mut Findings) -> Option<AllowEntry>
             schemes: Vec::new(),
             methods: Vec::new(),
             paths: Vec::new(),
+            scrub: true,
         });
     }
     let fields = Fields::read(node, &ENTRY, out)?;
@@ -57,7 +62,26 @@ pub(super) fn allow_entry(node: &Node, out: &mut Findings) -> Option<AllowEntry>
         fields.required("host", "host: api.example.com", out).and_then(|node| host(node, out));
     let (methods, paths) = methods_and_paths(&fields, out);
     let schemes = plain_list(&fields, "schemes", out, scheme);
-    Some(AllowEntry { pattern: pattern?, schemes, methods, paths })
+    let scrub = fields.get("scrub").is_none_or(|node| scrub(node, out));
+    Some(AllowEntry { pattern: pattern?, schemes, methods, paths, scrub })
+}
+
+/// `on` or `off`, in quotes or not.
+fn scrub(node: &Node, out: &mut Findings) -> bool {
+    let written = match &node.kind {
+        Kind::Scalar { text, .. } => text.as_str(),
+        Kind::List(_) | Kind::Map(_) | Kind::Unreadable => "",
+    };
+    match written {
+        "on" => {}
+        "off" => return false,
+        _ => {
+            out.push(Diagnostic::error("bad-scrub", &node.place, "`scrub` is `on` or `off`").hint(
+                "leave the field out, and answers are searched for values where a secret is bound",
+            ))
+        }
+    }
+    true
 }
 
 /// The two fields that allowlist entries and `inject` share.

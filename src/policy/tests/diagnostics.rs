@@ -114,7 +114,7 @@ fn each_mistake_in_an_allowlist_is_an_error() {
         ("[{ host: a.test, paths: ['/../x'] }]", "bad-path '/../x'", "decoded"),
         ("[{ host: a.test, schemes: [ftp] }]", "bad-scheme ftp", "https"),
         ("[{ host: a.test, tls: passthrough }]", "not-carried-yet tls", "remove"),
-        ("[{ host: a.test, scrub: false }]", "not-carried-yet scrub", "remove"),
+        ("[{ host: a.test, scrub: false }]", "bad-scrub false", "leave the field out"),
     ] {
         let text = with_list(list);
         // A NUL is refused twice: as a character of the file, and as one of a host.

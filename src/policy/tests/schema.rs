@@ -79,6 +79,8 @@ fn the_schema_refuses_what_check_refuses_in_shape() {
         "secretStores: { s: { egressAllowlist: [] } }",
         "secretStores: { s: { egressAllowlist: [{ methods: [GET] }] } }",
         "secretStores: { s: { egressAllowlist: [{ host: a.test, tls: passthrough }] } }",
+        "secretStores: { s: { egressAllowlist: [{ host: a.test, scrub: 'no' }] } }",
+        "secretStores: { s: { egressAllowlist: [a.test], misdirected: allow } }",
         "secretStores: { s: { secrets: { K: { from: { env: A, file: B } } } } }",
         "secretStores: { s: { secrets: { K: { allowedHosts: [a.test] } } } }",
         "secretStores: { s: { secrets: { K: { from: { env: A }, locations: [cookie] } } } }",
@@ -86,6 +88,30 @@ fn the_schema_refuses_what_check_refuses_in_shape() {
     ] {
         assert!(!schema_accepts(text), "{text}");
         assert!(PolicySet::read(Path::new("p.yaml"), text).set.is_none(), "{text}");
+    }
+}
+
+#[test]
+fn what_lifts_a_rule_loads_with_a_warning() {
+    for (text, code) in [
+        ("secretStores: { s: { egressAllowlist: [{ host: a.test, scrub: 'off' }] } }", "scrub-off"),
+        (
+            "secretStores: { s: { egressAllowlist: [a.test], misdirected: forward } }",
+            "misdirected-forward",
+        ),
+    ] {
+        assert!(schema_accepts(text), "{text}");
+        let loaded = PolicySet::read(Path::new("p.yaml"), text);
+        assert!(loaded.set.is_some());
+        let codes: Vec<_> = loaded.diagnostics.iter().map(|found| found.code).collect();
+        assert_eq!(codes, [code]);
+        assert!(loaded.diagnostics[0].hint.is_some());
+    }
+    for text in [
+        "secretStores: { s: { egressAllowlist: [{ host: a.test, scrub: 'on' }] } }",
+        "secretStores: { s: { egressAllowlist: [a.test], misdirected: deny } }",
+    ] {
+        assert!(PolicySet::read(Path::new("p.yaml"), text).diagnostics.is_empty(), "{text}");
     }
 }
 

@@ -45,12 +45,12 @@ pub(super) struct Asked<'a> {
 impl Asked<'_> {
     /// What to search for; nothing where no secret is bound.
     pub(super) fn needles(&self) -> Option<Arc<Needles>> {
-        if self.permit.secrets().is_empty() { None } else { self.session.needles() }
+        if self.permit.scrubs() { self.session.needles() } else { None }
     }
 
     /// Whose values are searched for in what follows a 101; nobody's where no secret is bound.
     pub(super) fn searched_for(&self) -> Option<Arc<Session>> {
-        (!self.permit.secrets().is_empty()).then(|| self.session.clone())
+        self.permit.scrubs().then(|| self.session.clone())
     }
 
     /// The longest body that is held whole.

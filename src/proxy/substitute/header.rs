@@ -120,8 +120,8 @@ async fn replaced(
     let mut out = Zeroizing::new(Vec::with_capacity(text.len() + 128));
     let mut copied = 0;
     for Range { start, end } in tokens.found(text) {
-        let secret =
-            tokens.secret(text.get(start..end).unwrap_or_default(), Place::Header(name))?;
+        let written = text.get(start..end).unwrap_or_default();
+        let Some(secret) = tokens.secret(written, Place::Header(name))? else { continue };
         let value = value_of(secret).await?;
         if !value.fits_header() {
             return Err(tokens::unfit(&secret.bound.name, "a header field"));

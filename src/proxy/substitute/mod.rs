@@ -11,6 +11,8 @@ mod trailers;
 mod url;
 mod websocket;
 
+use std::sync::atomic::AtomicU64;
+
 use http::header::{
     ACCEPT_ENCODING, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, IF_RANGE, RANGE,
     SEC_WEBSOCKET_EXTENSIONS, TE, TRANSFER_ENCODING, UPGRADE,
@@ -42,21 +44,26 @@ pub(super) async fn request(
     let (mut parts, body) = request.into_parts();
     let exposure = recognised.sandbox.exposure();
     exposed::check(exposure, session, permit, &parts.uri, &parts.headers)?;
-    let tokens = Tokens { session, permit };
+    let exchange = record.exchange();
+    let tokens = Tokens { session, permit, forwarded: &exchange.tokens_forwarded };
     record.opened(url::open(&tokens, &mut parts.uri).await?);
     let upgrade = wants_websocket(&parts.headers, parts.version)?;
     drop_connection_fields(&mut parts.headers, parts.version, upgrade);
     if permit.restricts_request() {
         drop_overrides(&mut parts.headers);
     }
-    record.opened(open_head(session, permit, &mut parts.headers).await?);
+    record.opened(header::open(&tokens, &mut parts.headers).await?);
     for secret in permit.injected() {
         record.opened(inject(&tokens, secret, recognised, via, &mut parts.headers).await?);
     }
-    if !permit.secrets().is_empty() {
+    if permit.scrubs() {
         ask_for_readable_answers(&mut parts.headers);
     }
-    let body = body::open(&tokens, via, &mut parts.headers, body, record.exchange()).await?;
+    if reads_messages(permit) {
+        // An extension could compress a WebSocket's messages.
+        drop_fields(&mut parts.headers, &[SEC_WEBSOCKET_EXTENSIONS]);
+    }
+    let body = body::open(&tokens, via, &mut parts.headers, body, exchange.clone()).await?;
     let request = Request::from_parts(parts, body);
     Ok(Outgoing {
         request,
@@ -64,6 +71,11 @@ pub(super) async fn request(
         scheme: permit.scheme(),
         upgrade,
     })
+}
+
+/// Whether the messages of a WebSocket are read, in either direction, so that no extension may change how they are written.
+pub(super) fn reads_messages(permit: &RequestPermit) -> bool {
+    permit.scrubs() || permit.secrets().iter().any(|bound| bound.locations.websocket)
 }
 
 /// A secret that was opened, and where.
@@ -81,7 +93,8 @@ pub async fn open_head(
     permit: &RequestPermit,
     headers: &mut HeaderMap,
 ) -> Result<Vec<OpenedAt>, Denial> {
-    header::open(&Tokens { session, permit }, headers).await
+    let forwarded = &AtomicU64::new(0);
+    header::open(&Tokens { session, permit, forwarded }, headers).await
 }
 
 /// Whether the request is a WebSocket handshake (RFC 6455 §4.1). Any other upgrade is dropped, not refused: it is only an offer.
@@ -193,19 +206,22 @@ const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-en
 
 /// On hosts with a bound secret the answer is searched, so it must come whole and in an encoding that can be read.
 fn ask_for_readable_answers(headers: &mut HeaderMap) {
-    // An extension could compress a WebSocket's messages.
-    const HINDER: [HeaderName; 3] = [RANGE, IF_RANGE, SEC_WEBSOCKET_EXTENSIONS];
-    if HINDER.iter().any(|name| headers.contains_key(name)) {
-        let old = std::mem::take(headers);
-        for (name, value) in old.iter().filter(|(name, _)| !HINDER.contains(name)) {
-            headers.append(name.clone(), value.clone());
-        }
-    }
+    drop_fields(headers, &[RANGE, IF_RANGE]);
     let readable = readable_encodings(headers);
     headers.insert(ACCEPT_ENCODING, readable);
     // Compressed messages are not read.
     if headers.contains_key(GRPC_ACCEPT_ENCODING) {
         headers.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
+}
+
+/// Rebuilds the map without these fields.
+fn drop_fields(headers: &mut HeaderMap, fields: &[HeaderName]) {
+    if fields.iter().any(|name| headers.contains_key(name)) {
+        let old = std::mem::take(headers);
+        for (name, value) in old.iter().filter(|(name, _)| !fields.contains(name)) {
+            headers.append(name.clone(), value.clone());
+        }
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::HeaderName;
 
 use crate::host::Scheme;
-use crate::policy::{BoundSecret, Denial, DenyReason, RequestPermit};
+use crate::policy::{BoundSecret, Denial, DenyReason, Misdirected, RequestPermit};
 use crate::secret::{SecretName, SecretValue, TokensIn};
 use crate::session::{SealedSecret, Session};
 
@@ -33,6 +34,8 @@ impl fmt::Display for Place<'_> {
 pub(in crate::proxy) struct Tokens<'a> {
     pub(super) session: &'a Session,
     pub(super) permit: &'a RequestPermit,
+    /// How many misdirected tokens were forwarded, since their store says so.
+    pub(super) forwarded: &'a AtomicU64,
 }
 
 impl<'a> Tokens<'a> {
@@ -49,12 +52,30 @@ impl<'a> Tokens<'a> {
         self.found(text).next().is_some()
     }
 
-    /// The secret of a token, if it may be opened in this place of this request.
+    /// The secret of a token, if it may be opened in this place of this request; none if the token goes on as it is, sealed and counted,
+    /// since its store says `misdirected: forward`.
     pub(super) fn secret(
         &self,
         token: &[u8],
         place: Place<'_>,
-    ) -> Result<&'a SealedSecret, Denial> {
+    ) -> Result<Option<&'a SealedSecret>, Denial> {
+        let misdirected = match self.session.by_token(token) {
+            Some(secret) => secret.bound.misdirected,
+            None => self.permit.policy().strangers(),
+        };
+        match self.opens(token, place) {
+            Err(denial)
+                if denial.reason == DenyReason::SecretMisdirected
+                    && misdirected == Misdirected::Forward =>
+            {
+                self.forwarded.fetch_add(1, Ordering::Relaxed);
+                Ok(None)
+            }
+            opens => opens.map(Some),
+        }
+    }
+
+    fn opens(&self, token: &[u8], place: Place<'_>) -> Result<&'a SealedSecret, Denial> {
         let destination = self.permit.destination();
         let Some(secret) = self.session.by_token(token) else {
             return Err(misdirected(

@@ -59,7 +59,8 @@ async fn opened(
     let mut copied = 0;
     for token in found {
         let (start, end) = (decoded.source(token.start), decoded.source(token.end));
-        let secret = tokens.secret(decoded.text.get(token).unwrap_or_default(), place)?;
+        let written = decoded.text.get(token).unwrap_or_default();
+        let Some(secret) = tokens.secret(written, place)? else { continue };
         let name = &secret.bound.name;
         let value = Encoding::Percent.encode(value_of(secret).await?.expose());
         let value = value.as_ref().and_then(|value| str::from_utf8(value).ok());

@@ -211,7 +211,8 @@ impl Messages {
             return Ok(None);
         }
         let (session, permit) = self.still_allowed.permit().map_err(Violation::Denied)?;
-        let tokens = Tokens { session: &session, permit: &permit };
+        let forwarded = &self.exchange.tokens_forwarded;
+        let tokens = Tokens { session: &session, permit: &permit, forwarded };
         let opted = body::opted_in(&tokens, |locations| locations.websocket);
         if opted.is_empty() {
             self.exchange.tokens_in_body.fetch_add(tokens_in_text, Ordering::Relaxed);

@@ -9,7 +9,7 @@
 //! 7. `policy::decide_request`: authority, method and path, for every request anew.
 //! 8. [`substitute`]: sealed tokens become values, with that permit only.
 //! 9. [`connect`] and [`pool`]: resolve once, check every answer, dial what was checked; or use a connection of the same sandbox again.
-//! 10. [`forward`] (and [`websocket`]): send, stream both ways, trailers.
+//! 10. [`forward`] (and [`websocket`], whose [`frames`] steps 8 and 11 read): send, stream both ways, trailers.
 //! 11. [`scrub`]: values in the answer become sealed tokens.
 //! 12. [`record`]: the audit event, whatever happened.
 //!

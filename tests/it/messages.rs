@@ -177,3 +177,31 @@ async fn what_a_client_may_not_send_ends_the_websocket_with_its_code() {
         assert_eq!((&event["verdict"], &event["status"]), (&"deny".into(), &101.into()));
     }
 }
+
+#[tokio::test]
+async fn the_policy_of_the_moment_decides_about_every_message() {
+    let upstream = reversing().await;
+    let tollgate = Tollgate::with(POLICY, &[&upstream]).await;
+    let sandbox = tollgate.sandbox("sb-test");
+    let io = raw(&sandbox).await;
+    let mut socket = WebSocketStream::from_raw_socket(io, Role::Client, None).await;
+    let token = sandbox.token("KEY").to_owned();
+    tollgate.reload(&format!("{POLICY}# nothing changed\n")).unwrap();
+    socket.send(Message::text(token.clone())).await.unwrap();
+    assert_eq!(taken(&mut socket).await, tollgate.value("KEY"));
+    let closed = POLICY.replace(
+        "allowedHosts: [api.example.com], locations: [websocket] }\n      ODD",
+        "allowedHosts: [api.example.com], locations: [query] }\n      ODD",
+    );
+    tollgate.reload(&closed).unwrap();
+    socket.send(Message::text(token.clone())).await.unwrap();
+    assert_eq!(taken(&mut socket).await, token);
+    tollgate.reload(&POLICY.replace("$KEY", "$ANOTHER")).unwrap();
+    socket.send(Message::text(token)).await.unwrap();
+    let end = tokio::time::timeout(SOON, socket.next()).await.unwrap().unwrap().unwrap();
+    let Message::Close(Some(close)) = end else { panic!("{end:?}") };
+    assert_eq!(u16::from(close.code), 1012);
+    drop(socket);
+    let event = carried(tollgate).await;
+    assert_eq!(event["reason"], "secret_unavailable");
+}

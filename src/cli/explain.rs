@@ -105,6 +105,7 @@ fn human(found: &Explanation, terminal: &Terminal) -> String {
         ("layer", found.layer.clone()),
         ("secrets", names(&found.secrets)),
         ("injected", names(&found.injected)),
+        ("signing", names(&found.signing)),
         ("policy", Some(found.policy_digest.clone())),
     ];
     let notes = found.notes.iter().map(|note| ("note", Some(note.clone())));

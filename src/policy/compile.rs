@@ -15,7 +15,7 @@ use super::file::fields::nearest;
 use super::file::{self, PolicyFile, WrittenSandbox, WrittenSecret, WrittenStore};
 use super::layers::{LayerError, SecretDef, Store, inject_conflict, unite, winning_secrets};
 use super::read::{self, Wanted};
-use super::{lint, yaml};
+use super::{lint, signing, yaml};
 use crate::host::{HostPattern, Port, PortRule};
 use crate::secret::{SandboxId, SecretName, SecretValue, SourceSpec, StoreName};
 
@@ -292,6 +292,7 @@ fn bind(written: &WrittenSecret, store: &WrittenStore, out: &mut Findings) -> Se
         own_hosts: written.hosts.is_some(),
         locations: written.locations.clone(),
         inject: written.inject.as_ref().map(|inject| inject.value.clone()),
+        sign: signing::bind(written, store, out),
         placeholder: written.placeholder.clone(),
         misdirected: misdirected(store),
     };
@@ -324,15 +325,15 @@ fn check_binding(
         }
     }
     let all_exact = hosts.iter().all(|host| host.exact_host().is_some());
-    if let Some(inject) = &written.inject
+    if let Some(inject) = written.written_by_the_proxy()
         && (written.hosts.is_none() || !all_exact)
     {
         out.push(
             Diagnostic::error(
                 "inject-needs-exact-hosts",
-                &inject.place,
+                inject,
                 format!(
-                    "the secret `{name}` is injected, so its `allowedHosts` must name exact hosts"
+                    "the secret `{name}` is put to use by the proxy itself, so its `allowedHosts` must name exact hosts"
                 ),
             )
             .hint("allowedHosts: [api.example.com], without `*`"),

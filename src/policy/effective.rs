@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::path::PathGlob;
 use crate::host::{HostPattern, HostSet, Scheme};
-use crate::secret::{HeaderRule, Inject, Locations, Placeholder, SecretName, StoreName};
+use crate::secret::{HeaderRule, Inject, Locations, Placeholder, SecretName, Sign, StoreName};
 
 /// Everything that decides about one sandbox's traffic.
 #[derive(Debug)]
@@ -103,6 +103,8 @@ pub struct BoundSecret {
     pub locations: Locations,
     /// The header that the proxy adds, if any.
     pub inject: Option<Inject>,
+    /// How requests are signed with it, if they are; then its value itself never travels.
+    pub sign: Option<Sign>,
     /// The shape of its token, if not the standard one.
     pub placeholder: Option<Placeholder>,
     /// What its own store says of its token where it may not be opened.
@@ -110,6 +112,16 @@ pub struct BoundSecret {
 }
 
 impl BoundSecret {
+    /// The header field that the proxy writes for this secret, if any.
+    #[must_use]
+    pub fn written_header(&self) -> Option<&http::HeaderName> {
+        match (&self.inject, &self.sign) {
+            (Some(inject), _) => Some(&inject.header),
+            (None, Some(Sign::Hmac(rule))) => Some(&rule.header),
+            (None, Some(Sign::AwsSigV4(_)) | None) => None,
+        }
+    }
+
     /// Whether the value must be able to stand in a header field.
     #[must_use]
     pub fn needs_header(&self) -> bool {

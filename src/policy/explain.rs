@@ -102,6 +102,9 @@ pub struct Explanation {
     pub secrets: Vec<SecretName>,
     /// Those of them that the proxy would add itself.
     pub injected: Vec<SecretName>,
+    /// Those with which the request would be signed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub signing: Vec<SecretName>,
     /// What else a person should know.
     pub notes: Vec<String>,
 }
@@ -165,6 +168,7 @@ fn denied(policy_digest: String, denial: Denial) -> Explanation {
         policy_digest,
         secrets: Vec::new(),
         injected: Vec::new(),
+        signing: Vec::new(),
         notes: Vec::new(),
     }
 }
@@ -194,8 +198,16 @@ fn allowed(policy_digest: String, permit: &RequestPermit) -> Explanation {
         policy_digest,
         secrets,
         injected: names(permit.injected()),
+        signing: signing(permit),
         notes,
     }
+}
+
+/// The secrets that sign; over plain HTTP none does.
+fn signing(permit: &RequestPermit) -> Vec<SecretName> {
+    let secrets = permit.secrets().iter().filter(|secret| secret.sign.is_some());
+    let secrets: Vec<_> = secrets.cloned().collect();
+    if permit.scheme() == Scheme::Https { names(&secrets) } else { Vec::new() }
 }
 
 /// Sorted by name.

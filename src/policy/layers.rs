@@ -105,9 +105,9 @@ pub struct InjectConflict {
 pub(super) fn inject_conflict(secrets: &[&BoundSecret]) -> Option<InjectConflict> {
     let mut seen: HashMap<_, Vec<(&SecretName, &HostPattern)>> = HashMap::new();
     for secret in secrets {
-        let Some(inject) = &secret.inject else { continue };
+        let Some(header) = secret.written_header() else { continue };
         for pattern in &secret.hosts {
-            let others = seen.entry((&inject.header, pattern.exact_host())).or_default();
+            let others = seen.entry((header, pattern.exact_host())).or_default();
             let clash = others
                 .iter()
                 .find(|(name, other)| **name != secret.name && other.overlaps(pattern));
@@ -115,7 +115,7 @@ pub(super) fn inject_conflict(secrets: &[&BoundSecret]) -> Option<InjectConflict
                 return Some(InjectConflict {
                     one: (*one).clone(),
                     other: secret.name.clone(),
-                    header: inject.header.clone(),
+                    header: header.clone(),
                     host: (*host).clone(),
                 });
             }
@@ -133,7 +133,7 @@ pub enum LayerError {
     UnknownStore(StoreName),
     /// Two secrets on one host and header.
     #[error(
-        "the secrets `{}` and `{}` both inject the header `{}` on `{}`; bind them to different hosts or headers",
+        "the secrets `{}` and `{}` both write the header `{}` on `{}`; bind them to different hosts or headers",
         .0.one, .0.other, .0.header, .0.host
     )]
     InjectedTwice(Box<InjectConflict>),

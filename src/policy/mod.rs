@@ -17,6 +17,7 @@ mod path;
 mod read;
 mod report;
 mod schema;
+mod signing;
 mod verdict;
 mod yaml;
 

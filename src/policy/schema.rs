@@ -32,12 +32,14 @@ pub fn policy_schema() -> Value {
             "secret": secret(),
             "from": from(),
             "inject": inject(),
+            "sign": sign(),
             "allowEntry": allow_entry(),
             "hosts": { "type": "array", "minItems": 1, "items": { "$ref": "#/$defs/host" } },
             "host": { "description": "api.example.com, *.example.com or *, each also with :port or :*.", "type": "string", "minLength": 1 },
             "methods": { "type": "array", "minItems": 1, "items": { "type": "string", "pattern": "^[A-Z-]+$" } },
             "paths": { "description": "Globs on the decoded path: * within a segment, ** across segments.", "type": "array", "minItems": 1, "items": { "type": "string", "pattern": "^/" } },
             "header": { "type": "string", "minLength": 1 },
+            "secretName": { "type": "string", "pattern": "^[A-Za-z0-9_]{1,128}$" },
             "duration": { "type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$" },
         },
     })
@@ -92,6 +94,7 @@ fn secret() -> Value {
             "headers": { "description": "Only these headers may carry it.", "type": "array", "minItems": 1, "items": { "$ref": "#/$defs/header" } },
             "placeholder": { "description": "The shape of its sealed token, where clients check it: literal text around {sealed:LENGTH} or {sealed:LENGTH:ALPHABET}.", "type": "string", "pattern": PLACEHOLDER },
             "inject": { "$ref": "#/$defs/inject" },
+            "sign": { "$ref": "#/$defs/sign" },
         },
     })
 }
@@ -134,6 +137,40 @@ fn inject() -> Value {
             "methods": { "$ref": "#/$defs/methods" },
             "paths": { "$ref": "#/$defs/paths" },
         },
+    })
+}
+
+fn sign() -> Value {
+    json!({
+        "description": "Requests are signed with this secret, which never travels itself.",
+        "oneOf": [
+            { "description": "With AWS_ACCESS_KEY_ID and, if the store has it, AWS_SESSION_TOKEN.", "type": "string", "enum": ["aws-sigv4"] },
+            {
+                "type": "object",
+                "additionalProperties": false,
+                "required": ["scheme", "accessKeyId"],
+                "properties": {
+                    "scheme": { "type": "string", "enum": ["aws-sigv4"] },
+                    "accessKeyId": { "description": "The secret of this store that holds the access key id.", "$ref": "#/$defs/secretName" },
+                    "sessionToken": { "description": "The secret of this store that holds the session token.", "$ref": "#/$defs/secretName" },
+                },
+            },
+            {
+                "description": "An HMAC-SHA-256 in a header. Needs exact allowedHosts.",
+                "type": "object",
+                "additionalProperties": false,
+                "required": ["scheme", "header", "template"],
+                "properties": {
+                    "scheme": { "type": "string", "enum": ["hmac"] },
+                    "header": { "$ref": "#/$defs/header" },
+                    "template": { "description": "What is signed: text around {method}, {path}, {query}, {target}, {timestamp}, {body} and {body_sha256}.", "type": "string", "minLength": 1 },
+                    "encoding": { "description": "hex, if left out.", "enum": ["hex", "base64"] },
+                    "format": { "type": "string", "pattern": "^[^{}]*\\{signature\\}[^{}]*$" },
+                    "timestampHeader": { "description": "Carries the time that {timestamp} signs.", "$ref": "#/$defs/header" },
+                    "timestampUnit": { "description": "seconds, if left out.", "enum": ["seconds", "milliseconds"] },
+                },
+            },
+        ],
     })
 }
 

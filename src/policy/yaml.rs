@@ -388,7 +388,7 @@ fn hidden_ranges(node: &Node) -> Vec<std::ops::Range<usize>> {
 }
 
 /// Keys below which only names, hosts and rules are written.
-const HARMLESS: [&str; 28] = [
+const HARMLESS: &[&str] = &[
     "secretStores",
     "sandboxes",
     "secrets",
@@ -417,6 +417,12 @@ const HARMLESS: [&str; 28] = [
     "reason",
     "rule",
     "format",
+    "sign",
+    "scheme",
+    "template",
+    "encoding",
+    "timestampHeader",
+    "timestampUnit",
 ];
 
 fn collect_hidden(node: &Node, ranges: &mut Vec<std::ops::Range<usize>>) {

@@ -176,10 +176,10 @@ impl Session {
         &self.proxy_token
     }
 
-    /// Whether any secret is added by the proxy itself.
+    /// Whether any secret is added, or signed with, by the proxy itself.
     #[must_use]
     pub fn injects(&self) -> bool {
-        self.secrets.iter().any(|secret| secret.bound.inject.is_some())
+        self.secrets.iter().any(|secret| secret.bound.written_header().is_some())
     }
 }
 

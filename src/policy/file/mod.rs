@@ -5,6 +5,7 @@
 pub(super) mod fields;
 mod rule;
 mod secret;
+mod sign;
 
 use std::path::Path;
 
@@ -18,6 +19,7 @@ use crate::secret::{SandboxId, StoreName};
 use fields::{Fields, Grammar, items, list, mapping, parsed};
 pub(super) use rule::AllowEntry;
 pub(super) use secret::WrittenSecret;
+pub(super) use sign::WrittenSign;
 
 /// One file.
 #[derive(Debug, Default)]

@@ -9,6 +9,7 @@ use http::HeaderName;
 use super::super::diagnostic::{At, Diagnostic, Findings, Place};
 use super::super::yaml::{Entry, Kind, Node, shown};
 use super::fields::{Fields, Grammar, items, list, text};
+use super::sign::{self, WrittenSign};
 use super::{host_list, name, rule};
 use crate::host::HostPattern;
 use crate::secret::{
@@ -23,12 +24,22 @@ pub(in crate::policy) struct WrittenSecret {
     pub(in crate::policy) hosts: Option<Vec<At<HostPattern>>>,
     pub(in crate::policy) locations: Locations,
     pub(in crate::policy) inject: Option<At<Inject>>,
+    pub(in crate::policy) sign: Option<At<WrittenSign>>,
     pub(in crate::policy) placeholder: Option<Placeholder>,
+}
+
+impl WrittenSecret {
+    /// Where it says that the proxy writes a header without being asked.
+    pub(in crate::policy) fn written_by_the_proxy(&self) -> Option<&Place> {
+        let signs = |sign: &&At<WrittenSign>| matches!(sign.value, WrittenSign::Hmac(_));
+        let sign = self.sign.as_ref().filter(signs).map(|sign| &sign.place);
+        self.inject.as_ref().map(|inject| &inject.place).or(sign)
+    }
 }
 
 const SECRET: Grammar = Grammar {
     what: "a secret",
-    known: &["from", "allowedHosts", "locations", "headers", "placeholder", "inject"],
+    known: &["from", "allowedHosts", "locations", "headers", "placeholder", "inject", "sign"],
     later: &[],
 };
 const FROM: Grammar = Grammar {
@@ -52,7 +63,11 @@ pub(super) fn read(entry: &Entry, folder: &Path, out: &mut Findings) -> Option<W
         let hint = "leave the field out, and the secret goes to its own store's egressAllowlist; or list its hosts";
         host_list(node, "`allowedHosts`", hint, out)
     });
-    let locations = locations(&fields, out);
+    let sign = fields.get("sign").and_then(|node| {
+        sign::check_company(&fields, out);
+        Some(At { value: sign::read(node, out)?, place: fields.key_place("sign").clone() })
+    });
+    let locations = if sign.is_some() { Locations::NONE } else { locations(&fields, out) };
     let inject = fields.get("inject").and_then(|node| {
         Some(At { value: inject(node, out)?, place: fields.key_place("inject").clone() })
     });
@@ -63,7 +78,7 @@ pub(super) fn read(entry: &Entry, folder: &Path, out: &mut Findings) -> Option<W
     {
         check_value(source, out);
     }
-    Some(WrittenSecret { name, source: source?, hosts, locations, inject, placeholder })
+    Some(WrittenSecret { name, source: source?, hosts, locations, inject, sign, placeholder })
 }
 
 fn locations(fields: &Fields<'_>, out: &mut Findings) -> Locations {
@@ -315,7 +330,7 @@ const NEVER: [&str; 12] = [
     "proxy-connection",
 ];
 
-fn header(node: &Node, out: &mut Findings) -> Option<HeaderName> {
+pub(super) fn header(node: &Node, out: &mut Findings) -> Option<HeaderName> {
     let written = text(node, "a header", out)?;
     let lower = written.to_ascii_lowercase();
     let hint = match HeaderName::from_bytes(lower.as_bytes()) {
@@ -352,14 +367,24 @@ fn inject(node: &Node, out: &mut Findings) -> Option<Inject> {
 
 /// What stands in front of and behind the one `{value}`.
 fn format_parts(node: &Node, out: &mut Findings) -> Option<(String, String)> {
+    parts_around("{value}", node, out)
+}
+
+/// What stands in front of and behind the one placeholder of a format.
+pub(super) fn parts_around(
+    placeholder: &str,
+    node: &Node,
+    out: &mut Findings,
+) -> Option<(String, String)> {
     let written = text(node, "a format", out)?;
-    let hint = match written.split_once("{value}") {
-        None => "it holds `{value}` once: \"Bearer {value}\"",
-        Some((_, suffix)) if suffix.contains("{value}") => {
-            "it holds `{value}` once, and this has it more often"
+    let hint = match written.split_once(placeholder) {
+        None if placeholder == "{value}" => "it holds `{value}` once: \"Bearer {value}\"",
+        None => "it holds `{signature}` once: \"sha256={signature}\"",
+        Some((_, suffix)) if suffix.contains(placeholder) => {
+            "it holds its placeholder once, and this has it more often"
         }
         Some((prefix, suffix)) if [prefix, suffix].iter().any(|part| part.contains(['{', '}'])) => {
-            "`{value}` is the only placeholder, and there are no other braces"
+            "there is one placeholder, and there are no other braces"
         }
         Some((prefix, suffix))
             if prefix.starts_with(' ')

@@ -7,7 +7,7 @@
 //! 5. [`terminate`] (with [`tls`]): a leaf for exactly that name; TLS ends here.
 //! 6. [`http`]: HTTP/1 behind its strict reading ([`h1`]), HTTP/2, limits and time-outs.
 //! 7. `policy::decide_request`: authority, method and path, for every request anew.
-//! 8. [`substitute`]: sealed tokens become values, with that permit only.
+//! 8. [`substitute`]: sealed tokens become values, with that permit only; [`sign`]: signatures made with tokens become real ones.
 //! 9. [`connect`] and [`pool`]: resolve once, check every answer, dial what was checked; or use a connection of the same sandbox again.
 //! 10. [`forward`] (and [`websocket`], whose [`frames`] steps 8 and 11 read): send, stream both ways, trailers.
 //! 11. [`scrub`]: values in the answer become sealed tokens.
@@ -30,6 +30,7 @@ mod revoke;
 mod scrub;
 mod seldom;
 mod shared;
+mod sign;
 mod substitute;
 mod terminate;
 pub mod tls;
@@ -158,7 +159,7 @@ fn open_tunnel(
 /// Every other request, step by step.
 async fn carry(
     via: &Arc<Via>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     record: &mut Record,
 ) -> Result<Response<AnswerBody>, Denial> {
     let proxy = &via.client.proxy;
@@ -190,8 +191,10 @@ async fn carry(
     let still_allowed = StillAllowed::request(&proxy.registry, &recognised, &permit, &request);
     let asked =
         scrub::Asked { via, session: &session, permit: &permit, method: request.method().clone() };
+    let signing = sign::asked(&session, &permit, &recognised, via, &mut request)?;
     let outgoing =
         substitute::request(&session, &permit, &recognised, via, request, record).await?;
+    let outgoing = signing.sign(proxy, outgoing, record).await?;
     let upstreams = proxy.upstreams(&session);
     if outgoing.upgrades() {
         let opening = websocket::open(&asked, upstreams, outgoing, still_allowed, record);

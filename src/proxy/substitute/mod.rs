@@ -11,8 +11,6 @@ mod trailers;
 mod url;
 mod websocket;
 
-use std::sync::atomic::AtomicU64;
-
 use http::header::{
     ACCEPT_ENCODING, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, IF_RANGE, RANGE,
     SEC_WEBSOCKET_EXTENSIONS, TE, TRANSFER_ENCODING, UPGRADE,
@@ -29,7 +27,7 @@ use crate::secret::SecretName;
 use crate::session::{Recognised, Session};
 
 pub(super) use body::OutgoingBody;
-pub(super) use tokens::Tokens;
+pub(super) use tokens::{Tokens, unfit};
 pub(super) use websocket::{Messages, Violation};
 
 /// Makes the request that leaves: connection fields dropped, tokens opened, injected fields added.
@@ -45,7 +43,7 @@ pub(super) async fn request(
     let exposure = recognised.sandbox.exposure();
     exposed::check(exposure, session, permit, &parts.uri, &parts.headers)?;
     let exchange = record.exchange();
-    let tokens = Tokens { session, permit, forwarded: &exchange.tokens_forwarded };
+    let tokens = Tokens { session, permit, forwarded: Some(&exchange.tokens_forwarded) };
     record.opened(url::open(&tokens, &mut parts.uri).await?);
     let upgrade = wants_websocket(&parts.headers, parts.version)?;
     drop_connection_fields(&mut parts.headers, parts.version, upgrade);
@@ -93,8 +91,7 @@ pub async fn open_head(
     permit: &RequestPermit,
     headers: &mut HeaderMap,
 ) -> Result<Vec<OpenedAt>, Denial> {
-    let forwarded = &AtomicU64::new(0);
-    header::open(&Tokens { session, permit, forwarded }, headers).await
+    header::open(&Tokens { session, permit, forwarded: None }, headers).await
 }
 
 /// Whether the request is a WebSocket handshake (RFC 6455 §4.1). Any other upgrade is dropped, not refused: it is only an offer.
@@ -254,19 +251,29 @@ async fn inject(
     headers: &mut HeaderMap,
 ) -> Result<Vec<OpenedAt>, Denial> {
     let Some(inject) = &secret.inject else { return Ok(Vec::new()) };
-    if via.client.shared_loopback && !recognised.proven {
-        return Err(Denial::new(
-            DenyReason::SecretUnavailable,
-            format!("{} is added only for callers that show proxy credentials, since every process of this machine can reach the listener", secret.name),
-            "use the proxy URL with credentials that `tollgate env` prints",
-        )
-        .with_status(403));
-    }
+    check_proven(&secret.name, recognised, via)?;
     let value = tokens.value(&secret.name).await?;
     let mut field = HeaderValue::from_bytes(&inject.render(&value))
-        .map_err(|_error| tokens::unfit(&secret.name, "a header field"))?;
+        .map_err(|_error| unfit(&secret.name, "a header field"))?;
     field.set_sensitive(true);
     headers.insert(inject.header.clone(), field);
     let place = format!("inject:{}", inject.header);
     Ok(vec![OpenedAt { secret: secret.name.clone(), place }])
+}
+
+/// What the sandbox need not name itself is put to use only for those who prove that they are the sandbox.
+pub(super) fn check_proven(
+    secret: &SecretName,
+    recognised: &Recognised,
+    via: &Via,
+) -> Result<(), Denial> {
+    if via.client.shared_loopback && !recognised.proven {
+        return Err(Denial::new(
+            DenyReason::SecretUnavailable,
+            format!("{secret} is added only for callers that show proxy credentials, since every process of this machine can reach the listener"),
+            "use the proxy URL with credentials that `tollgate env` prints",
+        )
+        .with_status(403));
+    }
+    Ok(())
 }

@@ -32,10 +32,10 @@ impl fmt::Display for Place<'_> {
 /// What one request may open.
 #[derive(Clone, Copy)]
 pub(in crate::proxy) struct Tokens<'a> {
-    pub(super) session: &'a Session,
-    pub(super) permit: &'a RequestPermit,
-    /// How many misdirected tokens were forwarded, since their store says so.
-    pub(super) forwarded: &'a AtomicU64,
+    pub(in crate::proxy) session: &'a Session,
+    pub(in crate::proxy) permit: &'a RequestPermit,
+    /// How many misdirected tokens were forwarded, since their store says so; none where none may be.
+    pub(in crate::proxy) forwarded: Option<&'a AtomicU64>,
 }
 
 impl<'a> Tokens<'a> {
@@ -48,7 +48,7 @@ impl<'a> Tokens<'a> {
     }
 
     /// Whether a text holds a token.
-    pub(super) fn are_in(&self, text: &[u8]) -> bool {
+    pub(in crate::proxy) fn are_in(&self, text: &[u8]) -> bool {
         self.found(text).next().is_some()
     }
 
@@ -68,14 +68,31 @@ impl<'a> Tokens<'a> {
                 if denial.reason == DenyReason::SecretMisdirected
                     && misdirected == Misdirected::Forward =>
             {
-                self.forwarded.fetch_add(1, Ordering::Relaxed);
+                let Some(forwarded) = self.forwarded else { return Err(denial) };
+                forwarded.fetch_add(1, Ordering::Relaxed);
                 Ok(None)
             }
             opens => opens.map(Some),
         }
     }
 
-    fn opens(&self, token: &[u8], place: Place<'_>) -> Result<&'a SealedSecret, Denial> {
+    /// The secrets of the session.
+    pub(in crate::proxy) fn secrets(&self) -> &'a [SealedSecret] {
+        self.session.secrets()
+    }
+
+    /// The secret of a name that a policy wrote.
+    pub(in crate::proxy) fn named(&self, name: &SecretName) -> Result<&'a SealedSecret, Denial> {
+        self.session.by_name(name).ok_or_else(|| unavailable(name, "it has no source"))
+    }
+
+    /// The authority of the request's destination, as it is sent.
+    pub(in crate::proxy) fn authority(&self) -> String {
+        self.permit.destination().authority(self.permit.scheme())
+    }
+
+    /// The secret of a token, if it may be sent to the host of this request at all.
+    pub(in crate::proxy) fn bound(&self, token: &[u8]) -> Result<&'a SealedSecret, Denial> {
         let destination = self.permit.destination();
         let Some(secret) = self.session.by_token(token) else {
             return Err(misdirected(
@@ -94,6 +111,12 @@ impl<'a> Tokens<'a> {
                 "use https; a secret never travels in the clear",
             ));
         }
+        Ok(secret)
+    }
+
+    fn opens(&self, token: &[u8], place: Place<'_>) -> Result<&'a SealedSecret, Denial> {
+        let secret = self.bound(token)?;
+        let bound = &secret.bound;
         match place {
             Place::Header(name) if bound.locations.header.admits(name) => Ok(secret),
             Place::Header(name) => Err(misdirected(
@@ -116,11 +139,11 @@ impl<'a> Tokens<'a> {
     }
 
     /// The real value of a secret of this session; fetched if it is not held.
-    pub(super) async fn value(&self, name: &SecretName) -> Result<Arc<SecretValue>, Denial> {
-        let Some(secret) = self.session.by_name(name) else {
-            return Err(unavailable(name, "it has no source"));
-        };
-        value_of(secret).await
+    pub(in crate::proxy) async fn value(
+        &self,
+        name: &SecretName,
+    ) -> Result<Arc<SecretValue>, Denial> {
+        value_of(self.named(name)?).await
     }
 }
 
@@ -136,7 +159,7 @@ pub(super) async fn value_of(secret: &SealedSecret) -> Result<Arc<SecretValue>, 
 }
 
 /// A value that has no form in a place.
-pub(super) fn unfit(name: &SecretName, place: &str) -> Denial {
+pub(in crate::proxy) fn unfit(name: &SecretName, place: &str) -> Denial {
     unavailable(name, &format!("its value cannot stand in {place}"))
 }
 

@@ -212,7 +212,7 @@ impl Messages {
         }
         let (session, permit) = self.still_allowed.permit().map_err(Violation::Denied)?;
         let forwarded = &self.exchange.tokens_forwarded;
-        let tokens = Tokens { session: &session, permit: &permit, forwarded };
+        let tokens = Tokens { session: &session, permit: &permit, forwarded: Some(forwarded) };
         let opted = body::opted_in(&tokens, |locations| locations.websocket);
         if opted.is_empty() {
             self.exchange.tokens_in_body.fetch_add(tokens_in_text, Ordering::Relaxed);

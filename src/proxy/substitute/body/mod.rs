@@ -49,6 +49,9 @@ pub(super) async fn open(
     }
     let opted = opted_in(tokens, |locations| locations.body);
     let Ok(coding) = Coding::of(headers) else { return Ok(body) };
+    if is_aws_chunked(headers) {
+        return Ok(body);
+    }
     if opted.is_empty() {
         return Ok(if coding.is_none() { body.counting() } else { body });
     }
@@ -237,6 +240,12 @@ fn undecodable(unreadable: Unreadable) -> Denial {
         "send it without Content-Encoding, or have an operator raise {limit} or take `body` out of the secret's `locations`"
     );
     Denial::new(DenyReason::LimitExceeded, detail, hint).with_status(413)
+}
+
+/// Whether the body stands in the signed chunks of `aws-chunked`, which not every client names in `Content-Encoding`.
+fn is_aws_chunked(headers: &HeaderMap) -> bool {
+    let mut hashes = headers.get_all("x-amz-content-sha256").iter();
+    hashes.any(|hash| hash.as_bytes().starts_with(b"STREAMING-"))
 }
 
 fn unfit(Unfit(name): Unfit) -> Denial {

@@ -20,6 +20,7 @@ use crate::proxy::forward::BodyCut;
 use crate::proxy::h1::RequestVerdicts;
 use crate::proxy::record::Exchange;
 use crate::proxy::scrub::Decoder;
+use crate::proxy::sign::Chunks;
 use crate::proxy::substitute::trailers::Trailers;
 
 /// A request body as an upstream gets it.
@@ -48,6 +49,8 @@ enum Search {
     Rewriting(Box<Rewriter>),
     /// What is decoded is rewritten, piece by piece.
     Decoding(Box<Decoding>),
+    /// Its chunks are signed anew; its length stays.
+    Signing(Box<Chunks>),
 }
 
 #[derive(Debug)]
@@ -100,12 +103,58 @@ impl OutgoingBody {
         Self { search: Search::Decoding(Box::new(Decoding { decoder, rewriter })), ..self }
     }
 
+    /// The same, with the signatures of its chunks replaced.
+    pub(in crate::proxy) fn signing(self, chunks: Chunks) -> Self {
+        Self { search: Search::Signing(Box::new(chunks)), ..self }
+    }
+
+    /// The whole body as it leaves, if it is known.
+    pub(in crate::proxy) fn whole(&self) -> Option<&[u8]> {
+        match &self.source {
+            Source::Whole(_) if self.lost_its_length() => None,
+            Source::Whole(bytes) => Some(bytes),
+            Source::Ended => Some(&[]),
+            Source::Client(incoming) if incoming.is_end_stream() => Some(&[]),
+            Source::Client(_) => None,
+        }
+    }
+
+    /// Whether it was read whole, so that it may have been rewritten.
+    pub(in crate::proxy) const fn was_read(&self) -> bool {
+        matches!(self.source, Source::Whole(_))
+    }
+
+    /// Reads the body as it leaves whole, if it is at most so long. Each piece has so much time.
+    pub(in crate::proxy) async fn read_whole(
+        mut self,
+        piece_timeout: Duration,
+        most: usize,
+    ) -> Result<Self, Denial> {
+        if self.size_hint().lower() > most as u64 {
+            return Err(too_long(most));
+        }
+        let mut whole = Vec::new();
+        loop {
+            let piece = std::future::poll_fn(|cx| self.poll_bytes(cx));
+            match tokio::time::timeout(piece_timeout, piece).await {
+                Ok(piece) => match piece? {
+                    piece if piece.is_empty() => break,
+                    piece if whole.len() + piece.len() > most => return Err(too_long(most)),
+                    piece => whole.extend_from_slice(&piece),
+                },
+                Err(_elapsed) => return Err(late()),
+            }
+        }
+        self.exchange.sent_whole.store(whole.is_empty(), Ordering::Relaxed);
+        Ok(Self { source: Source::Whole(Bytes::from(whole)), search: Search::Nothing, ..self })
+    }
+
     /// Whether a length that the client stated cannot be stated to the upstream.
     pub(in crate::proxy) const fn lost_its_length(&self) -> bool {
         matches!(self.search, Search::Rewriting(_) | Search::Decoding(_))
     }
 
-    /// Reads a body of stated length whole. Each piece has so much time.
+    /// Reads a body of stated length whole, as it came. Each piece has so much time.
     pub(super) async fn collect(mut self, piece_timeout: Duration) -> Result<Collected, Denial> {
         let mut bytes = Vec::new();
         while let Source::Client(incoming) = &mut self.source {
@@ -120,11 +169,7 @@ impl OutgoingBody {
                 },
                 Ok(Some(Err(error))) => return Err(self.client_failed(&error)),
                 Ok(None) => self.source = Source::Ended,
-                Err(_elapsed) => {
-                    let detail = "the request body did not come in time";
-                    let denial = Denial::new(DenyReason::LimitExceeded, detail, "send it faster");
-                    return Err(denial.with_status(408));
-                }
+                Err(_elapsed) => return Err(late()),
             }
         }
         Ok(Collected { body: self, bytes })
@@ -166,6 +211,10 @@ impl OutgoingBody {
                 decoding.decoder.push(&data);
                 Ok(Bytes::new())
             }
+            Search::Signing(chunks) => {
+                let mut out = Vec::with_capacity(data.len() + 256);
+                chunks.push(&data, &mut out).map(|()| Bytes::from(out))
+            }
         }
     }
 
@@ -176,6 +225,7 @@ impl OutgoingBody {
         let rewriter = match &mut self.search {
             Search::Nothing | Search::Counting(_) => return Ok(Bytes::new()),
             Search::Rewriting(rewriter) => rewriter,
+            Search::Signing(chunks) => return chunks.finish().map(|()| Bytes::new()),
             Search::Decoding(decoding) => {
                 decoding.decoder.finish().map_err(undecodable)?;
                 &mut decoding.rewriter
@@ -261,7 +311,7 @@ impl Body for OutgoingBody {
 
     fn is_end_stream(&self) -> bool {
         let ended = match (&self.source, &self.search) {
-            (Source::Client(_), Search::Rewriting(_))
+            (Source::Client(_), Search::Rewriting(_) | Search::Signing(_))
             | (Source::Client(_) | Source::Whole(_), Search::Decoding(_)) => false,
             (Source::Client(incoming), _) => incoming.is_end_stream(),
             (Source::Whole(bytes), _) => bytes.is_empty(),
@@ -279,6 +329,18 @@ impl Body for OutgoingBody {
             (Source::Ended, _) => SizeHint::with_exact(0),
         }
     }
+}
+
+fn late() -> Denial {
+    let detail = "the request body did not come in time";
+    Denial::new(DenyReason::LimitExceeded, detail, "send it faster").with_status(408)
+}
+
+fn too_long(most: usize) -> Denial {
+    let detail =
+        format!("the body must be known before it is signed, and is longer than {most} bytes");
+    let hint = "send a smaller body, send its hash (x-amz-content-sha256), or have an operator raise limits.bufferedBody";
+    Denial::new(DenyReason::LimitExceeded, detail, hint).with_status(413)
 }
 
 /// A body that was read whole.

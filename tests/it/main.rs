@@ -63,6 +63,8 @@ mod protocols;
 mod reload;
 /// An echoed value becomes its token again.
 mod scrubbing;
+/// Requests signed with secrets that never travel.
+mod signing;
 /// Where values come from, and what happens when they do not.
 mod sources;
 /// Sealed tokens become values, where they may.

@@ -32,7 +32,7 @@ pub(crate) use sandbox::{
     Answer, Connection, Protocol, RequestBody, Sandbox, full, read_answer, streamed,
 };
 pub(crate) use tollgate::{Tollgate, fresh_value};
-pub(crate) use upstream::{Body, Builder, Upstream, body, empty, read_request};
+pub(crate) use upstream::{Body, Builder, RequestRecord, Upstream, body, empty, read_request};
 
 /// How long a test waits for what must come.
 pub(crate) const SOON: std::time::Duration = std::time::Duration::from_secs(10);

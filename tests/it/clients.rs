@@ -4,6 +4,7 @@
 //! its test. Without the variables a test says what it left out.
 
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,7 +50,7 @@ fn client(variable: Option<&str>, program: &str) -> Option<String> {
     found
 }
 
-fn python() -> Option<String> {
+pub(crate) fn python() -> Option<String> {
     client(Some("TOLLGATE_TEST_PYTHON"), "python")
 }
 
@@ -62,7 +63,7 @@ fn script(name: &str) -> String {
 }
 
 /// A command with the sandbox's environment and nothing else.
-fn in_sandbox(tollgate: &Tollgate, program: &str, arguments: &[&str]) -> Command {
+pub(crate) fn in_sandbox(tollgate: &Tollgate, program: &str, arguments: &[&str]) -> Command {
     let server = tollgate.server();
     let session = server.proxy().registry.get("sb-test").unwrap().session().unwrap();
     let environment = Environment::of(&session, &server.proxy().introspection.places);
@@ -81,7 +82,7 @@ fn in_sandbox(tollgate: &Tollgate, program: &str, arguments: &[&str]) -> Command
 }
 
 /// Runs to the end; what it printed reached the sandbox.
-async fn run(tollgate: &Tollgate, mut command: Command) -> (bool, String, String) {
+pub(crate) async fn run(tollgate: &Tollgate, mut command: Command) -> (bool, String, String) {
     let output = tokio::time::timeout(Duration::from_secs(60), command.output())
         .await
         .expect("ends")
@@ -93,7 +94,12 @@ async fn run(tollgate: &Tollgate, mut command: Command) -> (bool, String, String
 }
 
 /// Runs a script of tests/clients; its one line.
-async fn report(tollgate: &Tollgate, program: &str, name: &str, arguments: &[&str]) -> Value {
+pub(crate) async fn report(
+    tollgate: &Tollgate,
+    program: &str,
+    name: &str,
+    arguments: &[&str],
+) -> Value {
     let script = script(name);
     let arguments = [&[script.as_str()], arguments].concat();
     let (_, out, err) = run(tollgate, in_sandbox(tollgate, program, &arguments)).await;
@@ -135,7 +141,7 @@ async fn curl_over_h1_and_h2() {
 async fn curl_reads_each_event_as_it_comes() {
     let Some(curl) = client(None, "curl") else { return };
     let (prompt, prompts) = tokio::sync::mpsc::unbounded_channel::<&'static str>();
-    let prompts = std::sync::Mutex::new(Some(prompts));
+    let prompts = Mutex::new(Some(prompts));
     let upstream = Upstream::https("api.example.com")
         .handler(move |_request| {
             let prompts = prompts.lock().unwrap().take().unwrap();
@@ -261,19 +267,32 @@ async fn websockets_of_python_and_node() {
 }
 
 /// A server of tests/clients/servers; it ends when this is dropped.
-struct Server {
+pub(crate) struct Server {
     port: u64,
+    lines: Arc<Mutex<Vec<Value>>>,
     _child: Child,
 }
 
-async fn server(
+impl Server {
+    pub(crate) fn port(&self) -> u64 {
+        self.port
+    }
+
+    /// What it said of each request.
+    pub(crate) fn lines(&self) -> Vec<Value> {
+        self.lines.lock().unwrap().clone()
+    }
+}
+
+pub(crate) async fn server(
     python: &str,
     name: &str,
-    host: &str,
+    hosts: &[&str],
     folder: &std::path::Path,
     more: &[&str],
 ) -> Server {
-    let (certificate, key) = certificate_files(&[host.to_owned()]);
+    let names: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+    let (certificate, key) = certificate_files(&names);
     let paths = [folder.join("server.pem"), folder.join("server.key")];
     std::fs::write(&paths[0], certificate).unwrap();
     std::fs::write(&paths[1], key).unwrap();
@@ -296,8 +315,14 @@ async fn server(
         .unwrap();
     let first: Value = serde_json::from_str(&first.unwrap()).unwrap();
     // Its lines are read on, so that it never waits for us.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    Server { port: first["port"].as_u64().unwrap(), _child: child }
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let kept = said.clone();
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next_line().await {
+            kept.lock().unwrap().push(serde_json::from_str(&line).unwrap());
+        }
+    });
+    Server { port: first["port"].as_u64().unwrap(), lines: said, _child: child }
 }
 
 async fn in_front_of(policy: &str, host: &str, server: &Server) -> Tollgate {
@@ -315,7 +340,7 @@ async fn git_clones_and_pushes_with_a_token_in_basic() {
     let server = server(
         &python,
         "git_http.py",
-        "git.example.com",
+        &["git.example.com"],
         folder.path(),
         &["--token", &value, "--root", root],
     )
@@ -353,7 +378,8 @@ async fn git_answers_a_challenge_with_the_credentials_of_its_proxy_url() {
     let root = folder.path().to_str().unwrap();
     let value = crate::support::fresh_value("git");
     let arguments = ["--token", &value, "--root", root];
-    let server = server(&python, "git_http.py", "git.example.com", folder.path(), &arguments).await;
+    let server =
+        server(&python, "git_http.py", &["git.example.com"], folder.path(), &arguments).await;
     let policy = POLICY
         .replace("api.example.com", "git.example.com")
         .replace("$KEY", &value)
@@ -395,7 +421,7 @@ async fn git_answers_a_challenge_with_the_credentials_of_its_proxy_url() {
 async fn grpc_unary_and_streaming_both_ways() {
     let Some(python) = python() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let server = server(&python, "grpc_server.py", "api.example.com", folder.path(), &[]).await;
+    let server = server(&python, "grpc_server.py", &["api.example.com"], folder.path(), &[]).await;
     let tollgate = in_front_of(POLICY, "api.example.com", &server).await;
     let token = tollgate.sandbox("sb-test").token("KEY").to_owned();
     let target = "api.example.com:443";

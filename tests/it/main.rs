@@ -23,6 +23,8 @@ mod support;
 mod addresses;
 /// One event per request, in full, and nothing else.
 mod audit;
+/// AWS's clients, with sealed keys.
+mod aws_clients;
 /// Request bodies with a content coding, and what follows a body.
 mod bodies;
 /// Clients that people use, unchanged.

@@ -290,7 +290,7 @@ fn bind(written: &WrittenSecret, store: &WrittenStore, out: &mut Findings) -> Se
         store: store.name.value.clone(),
         hosts,
         own_hosts: written.hosts.is_some(),
-        locations: written.locations.clone(),
+        locations: signing::locations(written, store),
         inject: written.inject.as_ref().map(|inject| inject.value.clone()),
         sign: signing::bind(written, store, out),
         placeholder: written.placeholder.clone(),

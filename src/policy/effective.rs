@@ -122,6 +122,12 @@ impl BoundSecret {
         }
     }
 
+    /// Whether the value itself may stand in a request, somewhere else than in a signature.
+    #[must_use]
+    pub fn travels(&self) -> bool {
+        self.inject.is_some() || self.locations != Locations::NONE
+    }
+
     /// Whether the value must be able to stand in a header field.
     #[must_use]
     pub fn needs_header(&self) -> bool {

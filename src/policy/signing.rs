@@ -3,7 +3,7 @@
 use super::diagnostic::{At, Diagnostic, Findings};
 use super::file::fields::nearest;
 use super::file::{WrittenSecret, WrittenSign, WrittenStore};
-use crate::secret::{AwsPair, SecretName, Sign};
+use crate::secret::{AwsPair, Locations, SecretName, Sign};
 
 /// The names that AWS's clients read from the environment.
 const ACCESS_KEY_ID: &str = "AWS_ACCESS_KEY_ID";
@@ -47,6 +47,23 @@ pub(super) fn bind(
             Some(Sign::AwsSigV4(AwsPair { access_key_id, session_token }))
         }
     }
+}
+
+/// Where a secret may stand. One that goes with a signature stands there and nowhere else, unless the policy says more.
+pub(super) fn locations(written: &WrittenSecret, store: &WrittenStore) -> Locations {
+    let name = &written.name.value;
+    let goes_with = |other: &WrittenSecret| match other.sign.as_ref().map(|sign| &sign.value) {
+        Some(WrittenSign::UsualAws) => [ACCESS_KEY_ID, SESSION_TOKEN].contains(&name.as_str()),
+        Some(WrittenSign::Aws { access_key_id, session_token }) => {
+            access_key_id.value == *name
+                || session_token.as_ref().is_some_and(|token| token.value == *name)
+        }
+        Some(WrittenSign::Hmac(_)) | None => false,
+    };
+    if !written.places_written && store.secrets.iter().any(goes_with) {
+        return Locations::NONE;
+    }
+    written.locations.clone()
 }
 
 fn find<'s>(name: &SecretName, store: &'s WrittenStore) -> Option<&'s WrittenSecret> {

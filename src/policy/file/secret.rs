@@ -23,6 +23,8 @@ pub(in crate::policy) struct WrittenSecret {
     pub(in crate::policy) source: At<SourceSpec>,
     pub(in crate::policy) hosts: Option<Vec<At<HostPattern>>>,
     pub(in crate::policy) locations: Locations,
+    /// Whether `locations` or `headers` say so.
+    pub(in crate::policy) places_written: bool,
     pub(in crate::policy) inject: Option<At<Inject>>,
     pub(in crate::policy) sign: Option<At<WrittenSign>>,
     pub(in crate::policy) placeholder: Option<Placeholder>,
@@ -67,6 +69,7 @@ pub(super) fn read(entry: &Entry, folder: &Path, out: &mut Findings) -> Option<W
         sign::check_company(&fields, out);
         Some(At { value: sign::read(node, out)?, place: fields.key_place("sign").clone() })
     });
+    let places_written = fields.get("locations").or_else(|| fields.get("headers")).is_some();
     let locations = if sign.is_some() { Locations::NONE } else { locations(&fields, out) };
     let inject = fields.get("inject").and_then(|node| {
         Some(At { value: inject(node, out)?, place: fields.key_place("inject").clone() })
@@ -78,7 +81,16 @@ pub(super) fn read(entry: &Entry, folder: &Path, out: &mut Findings) -> Option<W
     {
         check_value(source, out);
     }
-    Some(WrittenSecret { name, source: source?, hosts, locations, inject, sign, placeholder })
+    Some(WrittenSecret {
+        name,
+        source: source?,
+        hosts,
+        locations,
+        places_written,
+        inject,
+        sign,
+        placeholder,
+    })
 }
 
 fn locations(fields: &Fields<'_>, out: &mut Findings) -> Locations {

@@ -100,6 +100,12 @@ impl RequestPermit {
         &self.injected
     }
 
+    /// Whether a part of an answer may be asked for. Where values travel, one could be read piece by piece, each too short to be found.
+    #[must_use]
+    pub fn admits_parts(&self) -> bool {
+        !self.secrets.iter().any(|secret| secret.travels())
+    }
+
     /// Whether the rule that allowed it looks at methods or paths, so that nothing in the request may claim others.
     #[must_use]
     pub const fn restricts_request(&self) -> bool {

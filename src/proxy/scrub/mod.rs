@@ -72,7 +72,8 @@ pub(super) async fn answer(
         record.answered(parts.status.as_u16());
         return Ok(Response::from_parts(parts, AnswerBody::relayed(relayed, record.take())));
     };
-    if parts.status == StatusCode::PARTIAL_CONTENT {
+    let is_part = parts.status == StatusCode::PARTIAL_CONTENT;
+    if is_part && !(asked.permit.admits_parts() && Coding::of(&parts.headers)?.is_none()) {
         return Err(not_searchable(asked.permit.destination()));
     }
     let searched = search(asked, &parts, &relayed, &needles)?;
@@ -135,7 +136,9 @@ fn search(
     }
     let scrubber = |hide| Scrubber::new(needles.clone(), hide, relayed.exchange.clone());
     // A body that should not be there may come all the same, and it may have trailers.
-    if !has_body(&asked.method, parts.status) {
+    let is_part = parts.status == StatusCode::PARTIAL_CONTENT;
+    // A part's length is stated in two places.
+    if is_part || !has_body(&asked.method, parts.status) {
         return Ok(Search::Stream(scrubber(Hide::Mask)));
     }
     let stated = relayed.incoming.size_hint().exact();

@@ -55,7 +55,7 @@ pub(super) async fn request(
         record.opened(inject(&tokens, secret, recognised, via, &mut parts.headers).await?);
     }
     if permit.scrubs() {
-        ask_for_readable_answers(&mut parts.headers);
+        ask_for_readable_answers(&mut parts.headers, permit.admits_parts());
     }
     if reads_messages(permit) {
         // An extension could compress a WebSocket's messages.
@@ -202,8 +202,10 @@ fn drop_overrides(headers: &mut HeaderMap) {
 const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 /// On hosts with a bound secret the answer is searched, so it must come whole and in an encoding that can be read.
-fn ask_for_readable_answers(headers: &mut HeaderMap) {
-    drop_fields(headers, &[RANGE, IF_RANGE]);
+fn ask_for_readable_answers(headers: &mut HeaderMap, in_parts: bool) {
+    if !in_parts {
+        drop_fields(headers, &[RANGE, IF_RANGE]);
+    }
     let readable = readable_encodings(headers);
     headers.insert(ACCEPT_ENCODING, readable);
     // Compressed messages are not read.

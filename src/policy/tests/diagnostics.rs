@@ -280,6 +280,100 @@ fn an_unbound_secret_is_an_error_unless_it_says_every_host() {
 }
 
 #[test]
+fn each_mistake_in_sign_is_an_error() {
+    let store = |sign: &str| {
+        format!(
+            "secretStores: {{ s: {{ egressAllowlist: [a.test], secrets: {{ AWS_ACCESS_KEY_ID: {{ from: {{ env: I }} }}, AWS_SESSION_TOKEN: {{ from: {{ env: T }} }}, KEY: {{ from: {{ env: K }}, {sign} }} }} }} }}"
+        )
+    };
+    for fine in [
+        "sign: aws-sigv4",
+        "sign: { scheme: aws-sigv4, accessKeyId: AWS_ACCESS_KEY_ID, sessionToken: AWS_SESSION_TOKEN }",
+        "allowedHosts: [a.test], sign: { scheme: hmac, header: x-s, template: '{method}{body}', encoding: base64 }",
+    ] {
+        assert_eq!(PolicySet::read(Path::new("p.yaml"), &store(fine)).diagnostics, [], "{fine}");
+    }
+    for (sign, expected, hint) in [
+        ("sign: aws-sigv4a", "bad-sign aws-sigv4a", "one region"),
+        ("sign: aws_sigv4", "bad-sign aws_sigv4", "`aws-sigv4`"),
+        ("sign: hmac", "bad-sign hmac", "template"),
+        (
+            "sign: { accessKeyId: AWS_ACCESS_KEY_ID }",
+            "missing-field { accessKeyId: AWS_ACCESS_KEY_ID }",
+            "sign: aws-sigv4",
+        ),
+        ("sign: { scheme: aws-sigv4 }", "missing-field { scheme: aws-sigv4 }", "accessKeyId"),
+        (
+            "sign: { scheme: aws-sigv4, accessKeyId: AWS_ACCES_KEY_ID }",
+            "unknown-secret AWS_ACCES_KEY_ID",
+            "`AWS_ACCESS_KEY_ID`",
+        ),
+        ("sign: { scheme: aws-sigv4, accessKeyId: KEY }", "bad-sign KEY", "access key id"),
+        ("sign: { scheme: aws-sigv4, accessKeyId: a/b }", "bad-name a/b", "name a secret"),
+        (
+            "sign: { scheme: aws-sigv4, accessKeyId: AWS_SESSION_TOKEN, sessionToken: AWS_SESSION_TOKEN }",
+            "bad-sign sign",
+            "two secrets",
+        ),
+        (
+            "sign: { scheme: aws-sigv4, accessKeyID: AWS_ACCESS_KEY_ID }",
+            "unknown-field accessKeyID",
+            "`accessKeyId`",
+        ),
+        ("locations: [header], sign: aws-sigv4", "signs-and-travels locations", "remove"),
+        (
+            "allowedHosts: [a.test], inject: { header: x-k, format: '{value}' }, sign: aws-sigv4",
+            "signs-and-travels inject",
+            "remove",
+        ),
+        (
+            "sign: { scheme: hmac, header: x-s, template: '{method}' }",
+            "inject-needs-exact-hosts sign",
+            "without",
+        ),
+        (
+            "allowedHosts: [a.test], sign: { scheme: hmac, header: x-s, template: '{host}' }",
+            "bad-sign '{host}'",
+            "{body_sha256}",
+        ),
+        (
+            "allowedHosts: [a.test], sign: { scheme: hmac, header: x-s, template: text }",
+            "bad-sign text",
+            "{body_sha256}",
+        ),
+        (
+            "allowedHosts: [a.test], sign: { scheme: hmac, header: x-s, template: '{timestamp}' }",
+            "bad-sign template",
+            "timestampHeader",
+        ),
+        (
+            "allowedHosts: [a.test], sign: { scheme: hmac, header: x-s, template: '{body}', timestampHeader: x-t }",
+            "bad-sign timestampHeader",
+            "{timestamp}",
+        ),
+        (
+            "allowedHosts: [a.test], sign: { scheme: hmac, header: x-s, template: '{body}', encoding: base32 }",
+            "bad-sign base32",
+            "`base64`",
+        ),
+        (
+            "allowedHosts: [a.test], sign: { scheme: hmac, header: x-s, template: '{body}', format: 'v1' }",
+            "bad-format 'v1'",
+            "{signature}",
+        ),
+        (
+            "allowedHosts: [a.test], sign: { scheme: hmac, header: Host, template: '{body}' }",
+            "bad-header Host",
+            "frames",
+        ),
+    ] {
+        let (found, found_hint) = only_error(&store(sign));
+        assert_eq!(found, expected, "{sign}");
+        assert!(found_hint.contains(hint), "{sign}: {found_hint}");
+    }
+}
+
+#[test]
 fn two_secrets_that_inject_one_header_on_one_host_are_an_error() {
     let secret = |name: &str, host: &str| {
         format!(

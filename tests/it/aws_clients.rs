@@ -71,13 +71,15 @@ async fn the_aws_command_line_lists_puts_and_gets_with_sealed_keys() {
     let (tollgate, server) = in_front(&python, folder.path()).await;
     let sent: Vec<u8> =
         (0..10u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let [from, to] = ["sent", "got"].map(|name| folder.path().join(name));
+    let [from, to, in_parts] =
+        ["sent", "got", "in-parts"].map(|name| folder.path().join(name).display().to_string());
     std::fs::write(&from, &sent).unwrap();
-    let (from, to) = (from.to_str().unwrap(), to.to_str().unwrap());
+    let (from, to, in_parts) = (from.as_str(), to.as_str(), in_parts.as_str());
     for arguments in [
         vec!["s3", "cp", "--only-show-errors", from, "s3://bucket/a/key"],
         vec!["s3", "ls", "--recursive", "s3://bucket/"],
         vec!["s3api", "get-object", "--bucket", "bucket", "--key", "a/key", to],
+        vec!["s3", "cp", "--only-show-errors", "s3://bucket/a/key", in_parts],
         vec!["sts", "get-caller-identity"],
     ] {
         let arguments = [&["-m", "awscli"], &arguments[..]].concat();
@@ -87,7 +89,9 @@ async fn the_aws_command_line_lists_puts_and_gets_with_sealed_keys() {
         assert!(fine, "{arguments:?}: {err} {:#?}", server.lines());
         assert!(!arguments.contains(&"ls") || out.contains("10485760 a/key"), "{out}");
     }
-    assert!(std::fs::read(to).unwrap() == sent, "another object came back");
+    for got in [to, in_parts] {
+        assert!(std::fs::read(got).unwrap() == sent, "another object came back");
+    }
     assert!(server.lines().iter().all(|line| line["refused"].is_null()), "{:#?}", server.lines());
     tollgate.finish().await;
 }

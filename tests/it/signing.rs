@@ -31,7 +31,7 @@ const OLD: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abc
 
 /// With a session token beside the pair.
 fn temporary() -> String {
-    let token = "AWS_SESSION_TOKEN: { from: { value: $SESSION }, allowedHosts: [\"*.amazonaws.com\"], headers: [x-amz-security-token] }\n      OTHER_ID";
+    let token = "AWS_SESSION_TOKEN: { from: { value: $SESSION }, allowedHosts: [\"*.amazonaws.com\"] }\n      OTHER_ID";
     AWS.replace("OTHER_ID", token)
 }
 
@@ -372,6 +372,65 @@ async fn a_signature_with_keys_of_the_sandboxs_own_goes_on_as_it_came() {
     let answer = tollgate.sandbox("sb-test").get_with(URL, "authorization", &own).await;
     assert_eq!(answer.status, 200);
     assert_eq!(upstream.request().header("authorization").unwrap(), own);
+    tollgate.finish().await;
+}
+
+#[tokio::test]
+async fn the_key_id_and_the_session_token_stand_in_signatures_only() {
+    let upstream = Upstream::https(HOST).await;
+    let tollgate = Tollgate::with(&temporary(), &[&upstream]).await;
+    let sandbox = tollgate.sandbox("sb-test");
+    let before_v4 = format!("AWS {}:c2lnbmF0dXJl", sandbox.token("AWS_ACCESS_KEY_ID"));
+    for (name, field) in [
+        ("authorization", before_v4.as_str()),
+        ("x-amz-meta-note", sandbox.token("AWS_ACCESS_KEY_ID")),
+        ("x-amz-meta-note", sandbox.token("AWS_SESSION_TOKEN")),
+    ] {
+        let answer = sandbox.get_with(URL, name, field).await;
+        assert_eq!((answer.status, answer.reason()), (403, "secret_misdirected"), "{name}");
+    }
+    assert_eq!(upstream.connections(), 0);
+    tollgate.finish().await;
+}
+
+#[tokio::test]
+async fn parts_can_be_asked_for_where_no_value_travels() {
+    let alone = AWS
+        .replace("OTHER_ID: { from: { value: $OTHER }, allowedHosts: [\"*.amazonaws.com\"] }", "");
+    for (policy, range) in [(alone.as_str(), Some("bytes=0-8".to_owned())), (AWS, None)] {
+        let upstream = Upstream::https(HOST)
+            .answering(206, &[("content-range", "bytes 0-8/100")], "some part")
+            .await;
+        let tollgate = Tollgate::with(policy, &[&upstream]).await;
+        let sandbox = tollgate.sandbox("sb-test");
+        let sent = request(sandbox.token("AWS_ACCESS_KEY_ID"), EMPTY, STALE)
+            .header("range", "bytes=0-8")
+            .body(full(""));
+        let answer = sandbox.send(sent.unwrap()).await;
+        assert_eq!(answer.status, if range.is_some() { 206 } else { 502 });
+        assert_eq!(upstream.request().header("range"), range);
+        if range.is_some() {
+            assert_eq!(answer.text(), "some part");
+        }
+        tollgate.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn a_value_in_a_part_is_masked_at_its_own_length() {
+    let id = crate::support::fresh_value("id");
+    let echo = format!("a part with {id} in it");
+    let length = echo.len();
+    let upstream =
+        Upstream::https(HOST).answering(206, &[("content-range", "bytes 0-99/1000")], &echo).await;
+    let alone = AWS
+        .replace("OTHER_ID: { from: { value: $OTHER }, allowedHosts: [\"*.amazonaws.com\"] }", "");
+    let tollgate = Tollgate::with(&alone.replace("$ID", &id), &[&upstream]).await;
+    let sandbox = tollgate.sandbox("sb-test");
+    let sent = request(sandbox.token("AWS_ACCESS_KEY_ID"), EMPTY, STALE).body(full("")).unwrap();
+    let answer = sandbox.send(sent).await;
+    assert_eq!((answer.status, answer.text().len()), (206, length));
+    assert!(!answer.text().contains(&id));
     tollgate.finish().await;
 }
 

@@ -189,12 +189,19 @@ async fn carry(
         return Ok(forward::own_answer(Response::new(bytes::Bytes::new()), record.take()));
     }
     let still_allowed = StillAllowed::request(&proxy.registry, &recognised, &permit, &request);
-    let asked =
-        scrub::Asked { via, session: &session, permit: &permit, method: request.method().clone() };
     let signing = sign::asked(&session, &permit, &recognised, via, &mut request)?;
-    let outgoing =
+    let asked = scrub::Asked {
+        via,
+        session: &session,
+        permit: &permit,
+        method: request.method().clone(),
+        signed: signing.is_some(),
+    };
+    let mut outgoing =
         substitute::request(&session, &permit, &recognised, via, request, record).await?;
-    let outgoing = signing.sign(proxy, outgoing, record).await?;
+    if let Some(signing) = signing {
+        outgoing = Box::pin(signing.sign(proxy, outgoing, record)).await?;
+    }
     let upstreams = proxy.upstreams(&session);
     if outgoing.upgrades() {
         let opening = websocket::open(&asked, upstreams, outgoing, still_allowed, record);

@@ -434,6 +434,42 @@ async fn a_value_in_a_part_is_masked_at_its_own_length() {
     tollgate.finish().await;
 }
 
+#[tokio::test]
+async fn a_refused_signature_does_not_tell_the_session_token() {
+    let session = crate::support::fresh_value("session");
+    let spelled: Vec<String> = session.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let text = format!(
+        "<Error><Code>SignatureDoesNotMatch</Code><CanonicalRequest>x-amz-security-token:{session}</CanonicalRequest><CanonicalRequestBytes>47 45 54 {}</CanonicalRequestBytes></Error>",
+        spelled.join(" ")
+    );
+    for chunked in [false, true] {
+        let text = text.clone();
+        let upstream = Upstream::https(HOST)
+            .handler(move |_request| {
+                let body = match chunked {
+                    false => crate::support::body(text.clone()),
+                    true => streamed(futures_util::stream::iter([Frame::data(Bytes::from(
+                        text.clone(),
+                    ))])),
+                };
+                async move { http::Response::builder().status(403).body(body).unwrap() }
+            })
+            .await;
+        let policy = temporary().replace("$SESSION", &session);
+        let tollgate = Tollgate::with(&policy, &[&upstream]).await;
+        let sandbox = tollgate.sandbox("sb-test");
+        let sent = request(sandbox.token("AWS_ACCESS_KEY_ID"), EMPTY, STALE).body(full(""));
+        let answer = sandbox.send(sent.unwrap()).await;
+        assert_eq!(answer.status, 403);
+        let expected = format!(
+            "<Error><Code>SignatureDoesNotMatch</Code><CanonicalRequest>x-amz-security-token:{}</CanonicalRequest><CanonicalRequestBytes></CanonicalRequestBytes></Error>",
+            sandbox.token("AWS_SESSION_TOKEN")
+        );
+        assert_eq!(answer.text(), expected);
+        tollgate.finish().await;
+    }
+}
+
 const HMAC: &str = r#"
 secretStores:
   exchange:

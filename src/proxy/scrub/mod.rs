@@ -6,6 +6,7 @@
 mod decode;
 mod fields;
 mod messages;
+mod spelled;
 mod stream;
 mod websocket;
 mod whole;
@@ -40,6 +41,8 @@ pub(super) struct Asked<'a> {
     pub(super) session: &'a Arc<Session>,
     pub(super) permit: &'a RequestPermit,
     pub(super) method: Method,
+    /// The request was signed here.
+    pub(super) signed: bool,
 }
 
 impl Asked<'_> {
@@ -142,7 +145,9 @@ fn search(
         return Ok(Search::Stream(scrubber(Hide::Mask)));
     }
     let stated = relayed.incoming.size_hint().exact();
-    let is_small = stated.is_some_and(|length| length <= asked.small() as u64);
+    // Why a signature is refused is told in a few lines, and must be looked at whole.
+    let refused = asked.signed && stated.is_none() && parts.status.is_client_error();
+    let is_small = refused || stated.is_some_and(|length| length <= asked.small() as u64);
     let by_messages = is_grpc(&parts.headers);
     let hide = if by_messages { Hide::Mask } else { Hide::Replace };
     let scrubber = match Coding::of(&parts.headers)? {

@@ -7,7 +7,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 
 use super::super::forward::Relayed;
-use super::{Asked, Scrubber};
+use super::{Asked, Scrubber, spelled};
 use crate::policy::{Denial, DenyReason};
 
 /// The whole body with its values hidden; none if it did not stay small when it was decoded, and so streams on through `relayed`.
@@ -16,7 +16,12 @@ pub(super) async fn search(
     relayed: &mut Relayed,
     mut scrubber: Scrubber,
 ) -> Result<Option<Bytes>, Denial> {
-    let body = collect(asked, relayed, &scrubber).await?;
+    let mut body = collect(asked, relayed, &scrubber).await?;
+    if asked.signed
+        && let Some(kept) = spelled::dropped(&body, scrubber.needles())
+    {
+        body = Bytes::from(kept);
+    }
     if !scrubber.decodes() && !scrubber.needles().is_in(&body) {
         relayed.finish();
         return Ok(Some(body));
@@ -55,6 +60,9 @@ async fn collect(
         };
         match frame.into_data() {
             Ok(data) if first.is_empty() => first = data,
+            Ok(data) if first.len().max(joined.len()) + data.len() > asked.small() => {
+                return Err(too_long());
+            }
             Ok(data) => {
                 if joined.is_empty() {
                     joined.extend_from_slice(&first);
@@ -70,6 +78,14 @@ async fn collect(
         }
     }
     Ok(if joined.is_empty() { first } else { Bytes::from(joined) })
+}
+
+fn too_long() -> Denial {
+    Denial::new(
+        DenyReason::UpstreamUnreachable,
+        "the upstream refused a signed request at a length that cannot be searched for values",
+        "a retry will not help; an operator may raise limits.bufferedBody",
+    )
 }
 
 fn ended_early() -> Denial {

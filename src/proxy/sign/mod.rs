@@ -37,14 +37,14 @@ pub(super) struct Signing<'s> {
     hmac: Vec<Arc<BoundSecret>>,
 }
 
-/// Finds out how the request is to be signed, and takes the sandbox's own signature out of it.
+/// Finds out how the request is to be signed, if it is, and takes the sandbox's own signature out of it.
 pub(super) fn asked<'s>(
     session: &'s Session,
     permit: &'s RequestPermit,
     recognised: &Recognised,
     via: &Via,
     request: &mut Request<Incoming>,
-) -> Result<Signing<'s>, Denial> {
+) -> Result<Option<Signing<'s>>, Denial> {
     let tokens = Tokens { session, permit, forwarded: None };
     let aws = aws::asked(&tokens, request)?;
     let by_hmac = |secret: &&Arc<BoundSecret>| matches!(secret.sign, Some(Sign::Hmac(_)));
@@ -55,7 +55,8 @@ pub(super) fn asked<'s>(
     for secret in &hmac {
         check_proven(&secret.name, recognised, via)?;
     }
-    Ok(Signing { session, permit, aws, hmac })
+    let needed = aws.is_some() || !hmac.is_empty();
+    Ok(needed.then_some(Signing { session, permit, aws, hmac }))
 }
 
 impl Signing<'_> {

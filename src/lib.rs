@@ -7,7 +7,7 @@
 //! # The path of a request
 //!
 //! [`proxy`] is the path as code, one file per step: accept → identify → destination → **decide** → terminate TLS → parse → **decide** →
-//! substitute → connect → forward → scrub → record. What carries it from step to step:
+//! substitute → sign → connect → forward → scrub → record. What carries it from step to step:
 //!
 //! 1. [`proxy::Client`]: an accepted connection.
 //! 2. [`session::Recognised`]: its sandbox, and by what it was recognised.

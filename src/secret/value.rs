@@ -45,7 +45,7 @@ impl SecretValue {
         }
     }
 
-    /// The real bytes. Called where a token is substituted and where answers are scrubbed, nowhere else.
+    /// The real bytes. Called where a token is substituted, where a request is signed and where answers are scrubbed, nowhere else.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.bytes

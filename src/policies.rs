@@ -13,7 +13,7 @@ use crate::secret::{
 };
 use crate::session::{Registry, RegistryError, Retired, SandboxSpec, Session};
 use crate::shutdown::Tasks;
-use crate::stores::LiveSecret;
+use crate::stores::{LiveSecret, TokenEndpoints};
 
 /// Puts policy files into force.
 #[derive(Debug)]
@@ -24,6 +24,7 @@ pub struct Policies {
     seal_key: SealKey,
     registry: Arc<Registry>,
     tasks: Tasks,
+    endpoints: TokenEndpoints,
     sources: Mutex<Sources>,
 }
 
@@ -66,7 +67,8 @@ impl Policies {
         registry: Arc<Registry>,
         tasks: Tasks,
     ) -> Self {
-        Self { paths, operator, only, seal_key, registry, tasks, sources: Mutex::default() }
+        let (endpoints, sources) = (TokenEndpoints::default(), Mutex::default());
+        Self { paths, operator, only, seal_key, registry, tasks, endpoints, sources }
     }
 
     /// The files and folders that are read.
@@ -75,12 +77,18 @@ impl Policies {
         &self.paths
     }
 
+    /// The way to token endpoints, for whoever can open it.
+    #[must_use]
+    pub const fn token_endpoints(&self) -> &TokenEndpoints {
+        &self.endpoints
+    }
+
     /// Reads all files and replaces what is in force. On any error everything stays as it was.
     pub fn load(&self) -> Result<Report, LoadError> {
         let loaded = PolicySet::load(&self.paths);
         let Some(set) = loaded.set else { return Err(LoadError::Files(loaded.diagnostics)) };
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = sources.next(&set, &self.tasks);
+        let next = sources.next(&set, &self.endpoints, &self.tasks);
         let mut specs = Vec::new();
         for (id, entry) in set.sandboxes() {
             let policy = Arc::new(set.effective(&entry.layers, &self.operator)?);
@@ -101,7 +109,7 @@ impl Policies {
 
 impl Sources {
     /// The sources of a new set: unchanged ones stay, the others are retired.
-    fn next(&self, set: &PolicySet, tasks: &Tasks) -> Self {
+    fn next(&self, set: &PolicySet, endpoints: &TokenEndpoints, tasks: &Tasks) -> Self {
         let mut next = Self::default();
         for store in set.stores() {
             for (name, secret) in &store.secrets {
@@ -113,7 +121,8 @@ impl Sources {
                 let live = unchanged.map_or_else(
                     || {
                         let source = secret.source.clone();
-                        LiveSecret::new(name.clone(), source, needs_header, tasks.clone())
+                        let tasks = tasks.clone();
+                        LiveSecret::new(name.clone(), source, needs_header, endpoints, tasks)
                     },
                     |old| old.live.clone(),
                 );

@@ -21,11 +21,11 @@ use crate::proxy::tls::leaf::{LeafConfigs, LeafError, LeafMint};
 use crate::proxy::tls::roots::PlatformRoots;
 use crate::proxy::tls::seal_key::{self, SealKeyError};
 use crate::proxy::tls::upstream::{UpstreamTls, UpstreamTlsError};
-use crate::proxy::{Connector, Listening, Proxy, ResolverError};
+use crate::proxy::{Connector, Listening, Proxy, ResolverError, TokenPost};
 use crate::secret::{SandboxId, SealKey, SecretName, SourceSpec};
 use crate::session::{Bounds, Registry, RegistryError, Session};
 use crate::shutdown::{Drained, Tasks, Trigger};
-use crate::stores::{LiveSecret, SourceError};
+use crate::stores::{LiveSecret, SourceError, TokenEndpoints};
 use crate::trust;
 
 /// A running Tollgate.
@@ -113,6 +113,8 @@ impl Server {
             connections,
             upstreams: DashMap::default(),
         });
+        let post = TokenPost::new(&proxy, config.operator_rules());
+        policies.token_endpoints().connect(Box::new(post));
         for listener in listening {
             drop(tasks.spawn(listener.run(proxy.clone())));
         }
@@ -220,7 +222,8 @@ pub async fn fetch(
     tasks: &Tasks,
 ) -> Result<Arc<crate::secret::SecretValue>, StartError> {
     let name: SecretName = name.parse().map_err(|_error| StartError::SealKey)?;
-    Ok(LiveSecret::new(name, source.clone(), false, tasks.clone()).value().await?)
+    let endpoints = TokenEndpoints::default();
+    Ok(LiveSecret::new(name, source.clone(), false, &endpoints, tasks.clone()).value().await?)
 }
 
 /// A sandbox's session without a server, for commands that only print: tokens are derived, values are not fetched.

@@ -167,8 +167,8 @@ impl Hidden {
     fn of(config: &Config, set: &PolicySet) -> Self {
         let mut hidden = Self::default();
         for secret in set.stores().flat_map(|store| &store.secrets) {
-            if let SourceSpec::Env(variable) = &secret.1.source {
-                hidden.sources.push((variable.clone(), secret.0.to_string()));
+            for variable in secret.1.source.variables() {
+                hidden.sources.push((variable.to_owned(), secret.0.to_string()));
             }
         }
         if let Some(SourceSpec::Env(variable)) = &config.seal_key {

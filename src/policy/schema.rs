@@ -105,6 +105,21 @@ const PLACEHOLDER: &str = "^([A-Za-z0-9._~-]|\\{sealed:[0-9]+(:[A-Za-z0-9._~-]+)
 fn from() -> Value {
     let only = |field: &str, schema: Value| json!({ "type": "object", "additionalProperties": false, "required": [field], "properties": { field: schema } });
     let text = || json!({ "type": "string", "minLength": 1 });
+    let token = |grant: &str, required: Value, more: Value| {
+        let mut properties = json!({
+            "tokenUrl": { "description": "The token endpoint.", "type": "string", "pattern": "^https://" },
+            "clientId": text(),
+            "clientSecret": { "$ref": "#/$defs/from" },
+            "clientAuth": { "description": "Where the client's secret stands in the request.", "enum": ["basic", "body"] },
+            "scopes": { "type": "array", "minItems": 1, "items": { "type": "string", "pattern": "^[!#-\\[\\]-~]+$" } },
+            "timeout": { "$ref": "#/$defs/duration" },
+        });
+        if let (Value::Object(all), Value::Object(more)) = (&mut properties, more) {
+            all.extend(more);
+        }
+        let schema = json!({ "type": "object", "additionalProperties": false, "required": required, "properties": properties });
+        only(grant, schema)
+    };
     json!({
         "description": "Where the value comes from.",
         "oneOf": [
@@ -121,6 +136,8 @@ fn from() -> Value {
                     "timeout": { "$ref": "#/$defs/duration" },
                 },
             },
+            token("oauth2ClientCredentials", json!(["tokenUrl", "clientId", "clientSecret"]), json!({ "audience": text() })),
+            token("oauth2RefreshToken", json!(["tokenUrl", "clientId", "refreshToken"]), json!({ "refreshToken": { "$ref": "#/$defs/from" } })),
         ],
     })
 }

@@ -34,6 +34,7 @@ mod sign;
 mod substitute;
 mod terminate;
 pub mod tls;
+mod token_post;
 mod websocket;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -54,6 +55,7 @@ pub use identify::proxy_credentials;
 pub use pool::Upstreams;
 pub use shared::Proxy;
 pub use substitute::{OpenedAt, open_head};
+pub use token_post::TokenPost;
 
 use destination::Origin;
 use http::After;
@@ -196,6 +198,7 @@ async fn carry(
         permit: &permit,
         method: request.method().clone(),
         signed: signing.is_some(),
+        seal_as: session.given_out_at(&target.destination, target.path()),
     };
     let mut outgoing =
         substitute::request(&session, &permit, &recognised, via, request, record).await?;

@@ -8,6 +8,7 @@ mod placeholder;
 mod sign;
 mod source;
 mod token;
+mod token_source;
 mod value;
 
 pub use finder::{SealClash, TokenFinder, TokensIn};
@@ -18,4 +19,5 @@ pub use placeholder::{Placeholder, PlaceholderError};
 pub use sign::{AwsPair, HmacRule, Sign, SignatureEncoding, SignedPart, TimestampUnit};
 pub use source::SourceSpec;
 pub use token::{ProxyToken, SealKey, SealedToken};
+pub use token_source::{ClientAuth, Grant, TokenSource, TokenUrl, TokenUrlError};
 pub use value::{SecretValue, ValueError};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::token_source::{Grant, TokenSource};
 use super::value::SecretValue;
 
 /// The configured source of one secret.
@@ -25,8 +26,29 @@ pub enum SourceSpec {
         /// How long the program may take.
         timeout: Duration,
     },
+    /// An access token, fetched from a token endpoint.
+    Token(Box<TokenSource>),
     /// A value written down, for tests and demos, or set over the API.
     Value(Arc<SecretValue>),
+}
+
+impl SourceSpec {
+    /// The environment variables that it reads.
+    #[must_use]
+    pub fn variables(&self) -> Vec<&str> {
+        match self {
+            Self::Env(variable) => vec![variable],
+            Self::Token(token) => {
+                let grant = match &token.grant {
+                    Grant::RefreshToken(source) => Some(source),
+                    Grant::ClientCredentials { .. } => None,
+                };
+                let sources = token.client_secret.iter().chain(grant);
+                sources.flat_map(Self::variables).collect()
+            }
+            Self::File(_) | Self::Command { .. } | Self::Value(_) => Vec::new(),
+        }
+    }
 }
 
 impl PartialEq for SourceSpec {
@@ -39,7 +61,15 @@ impl PartialEq for SourceSpec {
                 Self::Command { argv: argv2, refresh: refresh2, timeout: timeout2 },
             ) => (argv, refresh, timeout) == (argv2, refresh2, timeout2),
             (Self::Value(one), Self::Value(other)) => same_value(one, other),
-            (Self::Env(_) | Self::File(_) | Self::Command { .. } | Self::Value(_), _) => false,
+            (Self::Token(one), Self::Token(other)) => one == other,
+            (
+                Self::Env(_)
+                | Self::File(_)
+                | Self::Command { .. }
+                | Self::Token(_)
+                | Self::Value(_),
+                _,
+            ) => false,
         }
     }
 }
@@ -55,6 +85,7 @@ impl fmt::Debug for SourceSpec {
             Self::Command { argv, .. } => {
                 write!(f, "command {} …", argv.first().map_or("", String::as_str))
             }
+            Self::Token(token) => write!(f, "token endpoint {}", token.url),
             Self::Value(_) => f.write_str("value"),
         }
     }

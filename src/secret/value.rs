@@ -45,7 +45,8 @@ impl SecretValue {
         }
     }
 
-    /// The real bytes. Called where a token is substituted, where a request is signed and where answers are scrubbed, nowhere else.
+    /// The real bytes. Called where a token is substituted, where a request is signed, where answers are scrubbed, and where a token endpoint
+    /// is asked, nowhere else.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.bytes

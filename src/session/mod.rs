@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
+use crate::host::Destination;
 use crate::policy::{BoundSecret, EffectivePolicy};
 use crate::secret::{
     Needles, Placeholder, ProxyToken, SandboxId, SealClash, SealKey, SealedToken, SecretName,
@@ -144,6 +145,15 @@ impl Session {
     #[must_use]
     pub fn by_name(&self, name: &SecretName) -> Option<&SealedSecret> {
         self.secrets.iter().find(|secret| secret.bound.name == *name)
+    }
+
+    /// The token of the secret that is given out there, if a request may be one to the token endpoint of one; the first by name of several.
+    #[must_use]
+    pub fn given_out_at(&self, destination: &Destination, target: &str) -> Option<&SealedToken> {
+        let there = |secret: &&SealedSecret| {
+            secret.live.token_url().is_some_and(|url| url.may_be(destination, target))
+        };
+        self.secrets.iter().find(there).map(|secret| &secret.token)
     }
 
     /// What answers are searched for: every value held now or retired within the hour. `None` while no value was ever fetched.

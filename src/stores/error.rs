@@ -44,6 +44,17 @@ impl SourceError {
                 "a header takes one line without control characters or blanks at its ends; leave `header` out of the secret's `locations` if the value is not sent in one"
             }
             Fault::NoAnswer => "see why the source hangs",
+            Fault::Offline => "ask for it through `tollgate serve` or `tollgate run`",
+            Fault::Unreachable(_) => {
+                "check tokenUrl; an internal address must be listed in egress.allowPrivate, and a private root in upstream.roots"
+            }
+            Fault::Late(_) => "see why the token endpoint is slow, or raise the source's `timeout`",
+            Fault::Refused(..) => {
+                "check clientId, the client's secret, scopes and grant at whoever runs the token endpoint; some want `clientAuth: body`"
+            }
+            Fault::NotAToken | Fault::LongAnswer => {
+                "check that tokenUrl is the token endpoint itself, and not a page or another API"
+            }
         }
     }
 }
@@ -84,6 +95,24 @@ pub enum Fault {
     /// The caller's patience ended first.
     #[error("no answer yet")]
     NoAnswer,
+    /// A command that opens no connections was asked for a token.
+    #[error("nothing is fetched over the network here")]
+    Offline,
+    /// The token endpoint cannot be reached, or may not be: the reason of a denial.
+    #[error("it cannot be reached ({0})")]
+    Unreachable(&'static str),
+    /// The token endpoint took too long.
+    #[error("it did not answer within {0:?}")]
+    Late(Duration),
+    /// The token endpoint answered with another status than 200, and perhaps with one of the codes of RFC 6749.
+    #[error("it answered {}", Refusal(*.0, *.1))]
+    Refused(u16, Option<&'static str>),
+    /// Not JSON, or without an access token.
+    #[error("its answer is not JSON with an access_token")]
+    NotAToken,
+    /// More than an answer of a token endpoint can be.
+    #[error("its answer is longer than 128 KiB")]
+    LongAnswer,
 }
 
 /// How a program ended.
@@ -95,6 +124,16 @@ impl fmt::Display for Status {
             Some(code) => write!(f, "it ended with status {code}"),
             None => f.write_str("a signal ended it"),
         }
+    }
+}
+
+/// A status and a code.
+struct Refusal(u16, Option<&'static str>);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        self.1.map_or(Ok(()), |code| write!(f, " ({code})"))
     }
 }
 
@@ -110,6 +149,7 @@ impl SourceName {
             SourceSpec::Command { argv, .. } => {
                 format!("the command {}", argv.first().map_or("", String::as_str)).into()
             }
+            SourceSpec::Token(token) => format!("the token endpoint {}", token.url).into(),
             SourceSpec::Value(_) => "its literal value".into(),
         })
     }

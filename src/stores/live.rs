@@ -18,8 +18,8 @@ use tokio::time::Instant;
 
 use super::error::{Fault, SourceError, SourceName};
 use super::file::Stamp;
-use super::{Fetched, Lifetime, Source, open};
-use crate::secret::{SecretName, SecretValue, SourceSpec};
+use super::{Fetched, Lifetime, Source, TokenEndpoints, open};
+use crate::secret::{SecretName, SecretValue, SourceSpec, TokenUrl};
 use crate::shutdown::Tasks;
 
 /// How long answers may still hold a value that was replaced.
@@ -41,6 +41,7 @@ pub struct LiveSecret {
     source_name: SourceName,
     source: Arc<dyn Source>,
     needs_header: bool,
+    token_url: Option<TokenUrl>,
     state: ArcSwap<State>,
     /// Counts the values that were fetched.
     version: AtomicU64,
@@ -101,11 +102,26 @@ enum Offer {
 impl LiveSecret {
     /// A secret of which nothing is fetched yet. `needs_header`: a value that cannot stand in a header is refused.
     #[must_use]
-    pub fn new(name: SecretName, spec: SourceSpec, needs_header: bool, tasks: Tasks) -> Arc<Self> {
-        let (source_name, source) = open(spec);
-        Self::over(name, source_name, source, needs_header, tasks)
+    pub fn new(
+        name: SecretName,
+        spec: SourceSpec,
+        needs_header: bool,
+        endpoints: &TokenEndpoints,
+        tasks: Tasks,
+    ) -> Arc<Self> {
+        let token_url = match &spec {
+            SourceSpec::Token(token) => Some(token.url.clone()),
+            SourceSpec::Env(_)
+            | SourceSpec::File(_)
+            | SourceSpec::Command { .. }
+            | SourceSpec::Value(_) => None,
+        };
+        let (source_name, source) = open(spec, endpoints);
+        let secret = Self::of(name, source_name, source, needs_header, tasks);
+        Arc::new(Self { token_url, ..secret })
     }
 
+    #[cfg(test)]
     pub(super) fn over(
         name: SecretName,
         source_name: SourceName,
@@ -113,17 +129,28 @@ impl LiveSecret {
         needs_header: bool,
         tasks: Tasks,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::of(name, source_name, source, needs_header, tasks))
+    }
+
+    fn of(
+        name: SecretName,
+        source_name: SourceName,
+        source: Arc<dyn Source>,
+        needs_header: bool,
+        tasks: Tasks,
+    ) -> Self {
+        Self {
             name,
             source_name,
             source,
             needs_header,
+            token_url: None,
             state: ArcSwap::default(),
             version: AtomicU64::new(0),
             fetching: AtomicBool::new(false),
             ended: watch::Sender::new(()),
             tasks,
-        })
+        }
     }
 
     /// Whether a value that cannot stand in a header is refused.
@@ -136,6 +163,12 @@ impl LiveSecret {
     #[must_use]
     pub const fn name(&self) -> &SecretName {
         &self.name
+    }
+
+    /// The token endpoint that gives the value out, if one does.
+    #[must_use]
+    pub const fn token_url(&self) -> Option<&TokenUrl> {
+        self.token_url.as_ref()
     }
 
     /// The value, if it is held and good: wait-free. Starts its renewal when it is due. Called within the runtime.
@@ -171,14 +204,15 @@ impl LiveSecret {
         }
     }
 
-    /// Everything that an answer may still hold: the current value and those retired within the hour. Fetches nothing.
+    /// Everything that an answer may still hold: the current value, those retired within the hour, and what buys them. Fetches nothing.
     #[must_use]
     pub fn held(&self) -> Vec<Arc<SecretValue>> {
         let state = self.state.load();
         let now = Instant::now();
         let current = state.current.iter().map(|held| held.value.clone());
         let retired = state.retired.iter().filter(|retired| now < retired.until);
-        current.chain(retired.map(|retired| retired.value.clone())).collect()
+        let retired = retired.map(|retired| retired.value.clone());
+        current.chain(retired).chain(self.source.also_held()).collect()
     }
 
     /// Changes whenever [`held`](Self::held) may have gained a value: what was built over the held values is then built anew.
@@ -214,7 +248,8 @@ impl LiveSecret {
         }
         let (now, lifetime) = (Instant::now(), self.source.lifetime());
         self.state.store(Arc::new(state.after(&fetched, lifetime, now)));
-        if matches!(fetched, Ok(Fetched::Value(..))) {
+        // Also a fetch that failed may have brought what must not be shown.
+        if !matches!(fetched, Ok(Fetched::Unchanged)) {
             self.version.fetch_add(1, Ordering::Release);
         }
     }
@@ -282,6 +317,11 @@ impl State {
                 renew: now + refresh.mul_f64(0.8),
                 stale: now + refresh,
                 gone: now + refresh * 2,
+            }),
+            Lifetime::Exactly(good) => Some(Until {
+                renew: now + good.mul_f64(0.8),
+                stale: now + good,
+                gone: now + good,
             }),
         };
         match fetched {

@@ -1,13 +1,15 @@
-//! Where real values come from: an environment variable, a file, a program's output, a literal.
+//! Where real values come from: an environment variable, a file, a program's output, a token endpoint, a literal.
 //!
 //! A [`LiveSecret`] fetches its value when it is first wanted, once for all who wait, keeps it fresh while it is being used, and remembers
 //! retired values for as long as answers may still hold them. A value that cannot be fetched is an error and never an older value past its
 //! expiry. No error, log or `Debug` output holds a value or anything that a program printed.
 
 mod command;
+mod endpoint;
 mod error;
 mod file;
 mod live;
+mod token;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 use crate::secret::{SecretValue, SourceSpec, ValueError};
 
+pub use endpoint::{PostForm, Posting, TokenAnswer, TokenEndpoints, TokenRequest};
 pub use error::{Fault, SourceError};
 pub use live::LiveSecret;
 
@@ -23,7 +26,7 @@ use command::Command;
 use error::SourceName;
 use file::Stamp;
 
-/// What fetches a value. An operator's source is one of four; tests bring their own.
+/// What fetches a value. An operator's source is one of five; tests bring their own.
 trait Source: Send + Sync {
     /// Fetches the value. `since` is the stamp of the value that is held, if any.
     fn fetch(&self, since: Option<Stamp>) -> Fetching<'_>;
@@ -34,6 +37,11 @@ trait Source: Send + Sync {
     /// How long a caller waits for one fetch, at most.
     fn patience(&self) -> Duration {
         Duration::from_secs(5)
+    }
+
+    /// What the source itself holds and no answer may show, such as a refresh token.
+    fn also_held(&self) -> Vec<Arc<SecretValue>> {
+        Vec::new()
     }
 }
 
@@ -54,6 +62,8 @@ enum Lifetime {
     Forever,
     /// So long; it may stand in for its successor for as long again while the source fails.
     For(Duration),
+    /// So long and no longer: then it has expired.
+    Exactly(Duration),
 }
 
 /// How often a file that is in use is looked at.
@@ -64,7 +74,7 @@ const DEFAULT_REFRESH: Duration = Duration::from_secs(600);
 const MIN_REFRESH: Duration = Duration::from_secs(1);
 
 /// The fetcher of a configured source, with its name for messages.
-fn open(spec: SourceSpec) -> (SourceName, Arc<dyn Source>) {
+fn open(spec: SourceSpec, endpoints: &TokenEndpoints) -> (SourceName, Arc<dyn Source>) {
     let name = SourceName::of(&spec);
     let source: Arc<dyn Source> = match spec {
         SourceSpec::Env(variable) => {
@@ -75,6 +85,7 @@ fn open(spec: SourceSpec) -> (SourceName, Arc<dyn Source>) {
             let refresh = refresh.unwrap_or(DEFAULT_REFRESH).max(MIN_REFRESH);
             Arc::new(Command { argv, refresh, timeout })
         }
+        SourceSpec::Token(spec) => Arc::new(token::AccessToken::new(*spec, endpoints.clone())),
         SourceSpec::Value(value) => Arc::new(Literal(value)),
     };
     (name, source)

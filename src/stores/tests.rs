@@ -161,7 +161,7 @@ fn sources_are_named_without_arguments_and_values() {
         (command, "the command vault"),
         (literal, "its literal value"),
     ] {
-        assert_eq!(open(spec).0.to_string(), name);
+        assert_eq!(open(spec, &TokenEndpoints::default()).0.to_string(), name);
     }
 }
 

@@ -6,6 +6,7 @@ pub(super) mod fields;
 mod rule;
 mod secret;
 mod sign;
+mod token;
 
 use std::path::Path;
 

@@ -10,7 +10,7 @@ use super::super::diagnostic::{At, Diagnostic, Findings, Place};
 use super::super::yaml::{Entry, Kind, Node, shown};
 use super::fields::{Fields, Grammar, items, list, text};
 use super::sign::{self, WrittenSign};
-use super::{host_list, name, rule};
+use super::{host_list, name, rule, token};
 use crate::host::HostPattern;
 use crate::secret::{
     HeaderRule, Inject, Locations, Placeholder, SecretName, SecretValue, SourceSpec,
@@ -46,7 +46,16 @@ const SECRET: Grammar = Grammar {
 };
 const FROM: Grammar = Grammar {
     what: "a source",
-    known: &["env", "file", "command", "value", "refresh", "timeout"],
+    known: &[
+        "env",
+        "file",
+        "command",
+        "value",
+        "oauth2ClientCredentials",
+        "oauth2RefreshToken",
+        "refresh",
+        "timeout",
+    ],
     later: &[],
 };
 const INJECT: Grammar =
@@ -153,6 +162,7 @@ fn source(node: &Node, folder: &Path, out: &mut Findings) -> Option<At<SourceSpe
     let fields = Fields::read(node, &FROM, out)?;
     let kinds: Vec<&str> = ["env", "file", "command", "value"]
         .into_iter()
+        .chain(token::KINDS)
         .filter(|kind| fields.get(kind).is_some())
         .collect();
     let [kind] = *kinds.as_slice() else {
@@ -160,7 +170,7 @@ fn source(node: &Node, folder: &Path, out: &mut Findings) -> Option<At<SourceSpe
             return None;
         }
         out.push(
-            Diagnostic::error("bad-source-of-secret", &node.place, format!("a source is exactly one of `env`, `file`, `command` and `value`, and this has {}", kinds.len()))
+            Diagnostic::error("bad-source-of-secret", &node.place, format!("a source is exactly one of `env`, `file`, `command`, `value`, `oauth2ClientCredentials` and `oauth2RefreshToken`, and this has {}", kinds.len()))
                 .hint("from: { env: NAME }"),
         );
         return None;
@@ -198,14 +208,32 @@ fn source(node: &Node, folder: &Path, out: &mut Findings) -> Option<At<SourceSpe
             refresh,
             timeout: timeout.unwrap_or(COMMAND_TIMEOUT),
         },
-        _ => value(node, fields.key_place("value"), out)?,
+        "value" => value(node, fields.key_place("value"), out)?,
+        kind => token::read(kind, node, folder, out)?,
     };
     let place = fields.key_place(kind).clone();
     Some(At { value: spec, place })
 }
 
+/// The source of what buys an access token: not another access token.
+pub(super) fn plain_source(node: &Node, folder: &Path, out: &mut Findings) -> Option<SourceSpec> {
+    let source = source(node, folder, out)?;
+    if matches!(source.value, SourceSpec::Token(_)) {
+        out.push(
+            Diagnostic::error(
+                "bad-source-of-secret",
+                &source.place,
+                "what buys an access token does not come from a token endpoint itself",
+            )
+            .hint("{ env: NAME }, { file: PATH } or { command: [PROGRAM] }"),
+        );
+        return None;
+    }
+    Some(source.value)
+}
+
 /// A string that is not empty, and holds no NUL.
-fn filled<'n>(node: &'n Node, what: &str, out: &mut Findings) -> Option<&'n str> {
+pub(super) fn filled<'n>(node: &'n Node, what: &str, out: &mut Findings) -> Option<&'n str> {
     let written = text(node, what, out)?;
     if written.is_empty() || written.contains('\0') {
         out.push(
@@ -280,7 +308,7 @@ fn check_value(source: &At<SourceSpec>, out: &mut Findings) {
     }
 }
 
-fn duration(
+pub(super) fn duration(
     fields: &Fields<'_>,
     field: &str,
     bounds: std::ops::RangeInclusive<Duration>,

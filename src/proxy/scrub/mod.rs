@@ -1,13 +1,14 @@
 //! Step 11: real values in the answer become sealed tokens; fields that would lead a client around the proxy go.
 //!
 //! [`fields`] keeps the head true to the body, [`whole`] searches a small body before its head leaves, [`stream`] any other while it passes;
-//! [`websocket`] what follows a 101; [`decode`] makes encoded ones readable. An answer that cannot be searched is refused where a secret is bound.
+//! [`token_answer`] what a token endpoint gives out, [`websocket`] what follows a 101; [`decode`] makes encoded ones readable. An answer that cannot be searched is refused where a secret is bound.
 
 mod decode;
 mod fields;
 mod messages;
 mod spelled;
 mod stream;
+mod token_answer;
 mod websocket;
 mod whole;
 
@@ -27,7 +28,7 @@ use super::record::Record;
 use super::revoke::StillAllowed;
 use crate::host::Destination;
 use crate::policy::{Denial, DenyReason, RequestPermit};
-use crate::secret::{Hide, Needles};
+use crate::secret::{Hide, Needles, SealedToken};
 use crate::session::Session;
 
 pub(super) use decode::{Bounds, Coding, Decoder, Unreadable};
@@ -43,6 +44,8 @@ pub(super) struct Asked<'a> {
     pub(super) method: Method,
     /// The request was signed here.
     pub(super) signed: bool,
+    /// Where one of the sandbox's secrets is given out: what stands for the tokens in the answer.
+    pub(super) seal_as: Option<&'a SealedToken>,
 }
 
 impl Asked<'_> {
@@ -71,6 +74,11 @@ pub(super) async fn answer(
 ) -> Result<Response<AnswerBody>, Denial> {
     let (mut parts, mut relayed) = relayed(answer, still_allowed);
     fields::clean(&mut parts.headers);
+    if let Some(sealed) = asked.seal_as
+        && has_body(&asked.method, parts.status)
+    {
+        return token_answer::answer(asked, parts, relayed, sealed, record).await;
+    }
     let Some(needles) = asked.needles() else {
         record.answered(parts.status.as_u16());
         return Ok(Response::from_parts(parts, AnswerBody::relayed(relayed, record.take())));

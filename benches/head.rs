@@ -69,7 +69,13 @@ fn session() -> (Session, RequestPermit) {
     let (_trigger, tasks) = Tasks::new();
     let live = |store: &_, name: &tollgate::secret::SecretName| {
         let secret = set.secret(store, name)?;
-        Some(LiveSecret::new(name.clone(), secret.source.clone(), true, &TokenEndpoints::default(), tasks.clone()))
+        Some(LiveSecret::new(
+            name.clone(),
+            secret.source.clone(),
+            true,
+            &TokenEndpoints::default(),
+            tasks.clone(),
+        ))
     };
     let id = "sb".parse().expect("an id");
     let session = Session::new(id, 0, policy, &SealKey::new(&[1; 32]), live, Vec::new());

@@ -83,6 +83,7 @@ impl TokenPost {
             schemes: vec![Scheme::Https],
             methods: vec![Method::POST],
             paths: Vec::new(),
+            scrub: true,
             name: RuleName::operator("tokenUrl"),
         };
         let parts = PolicyParts { allow: Some(vec![rule]), ..PolicyParts::default() };

@@ -178,13 +178,17 @@ mod tests {
         }
         assert_eq!(url("https://a.example.com").target(), "/");
         assert_eq!(url("https://a.example.com?t=1").target(), "/?t=1");
-        assert_eq!(url("https://a.example.com:8443/x?t=1").to_string(), "https://a.example.com:8443/x");
+        assert_eq!(
+            url("https://a.example.com:8443/x?t=1").to_string(),
+            "https://a.example.com:8443/x"
+        );
     }
 
     #[test]
     fn no_spelling_of_its_path_hides_the_endpoint() {
         let endpoint = url("https://a.example.com/oauth/token?tenant=1");
-        let (here, there) = (endpoint.destination().clone(), url("https://b.example.com").destination().clone());
+        let (here, there) =
+            (endpoint.destination().clone(), url("https://b.example.com").destination().clone());
         for spelling in [
             "/oauth/token",
             "//oauth//token/",

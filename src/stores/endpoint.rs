@@ -60,7 +60,11 @@ impl TokenEndpoints {
 
 impl fmt::Debug for TokenEndpoints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TokenEndpoints({})", if self.0.get().is_some() { "connected" } else { "offline" })
+        write!(
+            f,
+            "TokenEndpoints({})",
+            if self.0.get().is_some() { "connected" } else { "offline" }
+        )
     }
 }
 

@@ -318,11 +318,9 @@ impl State {
                 stale: now + refresh,
                 gone: now + refresh * 2,
             }),
-            Lifetime::Exactly(good) => Some(Until {
-                renew: now + good.mul_f64(0.8),
-                stale: now + good,
-                gone: now + good,
-            }),
+            Lifetime::Exactly(good) => {
+                Some(Until { renew: now + good.mul_f64(0.8), stale: now + good, gone: now + good })
+            }
         };
         match fetched {
             Ok(Fetched::Unchanged) => {

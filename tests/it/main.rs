@@ -71,5 +71,7 @@ mod signing;
 mod sources;
 /// Sealed tokens become values, where they may.
 mod substitution;
+/// Access tokens that Tollgate fetches, and those that a sandbox asks for.
+mod tokens;
 /// Upstreams are verified, always.
 mod upstream_tls;

@@ -62,12 +62,8 @@ pub(super) fn read(
     let client_auth = client_auth(&fields, out);
     let scopes = scopes(&fields, out);
     let audience = fields.get("audience").map(|node| filled(node, "an audience", out));
-    let timeout = duration(
-        &fields,
-        "timeout",
-        Duration::from_millis(100)..=Duration::from_secs(60),
-        out,
-    );
+    let timeout =
+        duration(&fields, "timeout", Duration::from_millis(100)..=Duration::from_secs(60), out);
     let grant = match refresh_token? {
         Some(token) => Grant::RefreshToken(token),
         None => Grant::ClientCredentials { audience: audience.flatten().map(str::to_owned) },

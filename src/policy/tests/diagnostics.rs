@@ -181,6 +181,51 @@ fn each_mistake_in_a_secret_is_an_error() {
             "bad-duration 18446744073709551616s",
             "unit",
         ),
+        (
+            "from: { oauth2ClientCredentials: { tokenUrl: 'http://a.test/t', clientId: a, clientSecret: { env: A } } }",
+            "bad-url 'http://a.test/t'",
+            "https://",
+        ),
+        (
+            "from: { oauth2ClientCredentials: { tokenUrl: 'https://u@a.test/t', clientId: a, clientSecret: { env: A } } }",
+            "bad-url 'https://u@a.test/t'",
+            "user",
+        ),
+        (
+            "from: { oauth2ClientCredentials: { tokenUrl: 'https://a.test/t', clientId: a } }",
+            "missing-field { tokenUrl: 'https://a.test/t', clientId: a }",
+            "clientSecret: { env: NAME }",
+        ),
+        (
+            "from: { oauth2RefreshToken: { tokenUrl: 'https://a.test/t', clientId: a, refreshTokn: { env: A } } }",
+            "unknown-field refreshTokn",
+            "did you mean `refreshToken`",
+        ),
+        (
+            "from: { oauth2RefreshToken: { tokenUrl: 'https://a.test/t', clientId: a, refreshToken: { oauth2RefreshToken: { tokenUrl: 'https://a.test/t', clientId: a, refreshToken: { env: A } } } } }",
+            "bad-source-of-secret oauth2RefreshToken",
+            "{ env: NAME }",
+        ),
+        (
+            "from: { oauth2RefreshToken: { tokenUrl: 'https://a.test/t', clientId: a, refreshToken: { env: A }, clientAuth: header } }",
+            "bad-client-auth header",
+            "basic",
+        ),
+        (
+            "from: { oauth2RefreshToken: { tokenUrl: 'https://a.test/t', clientId: a, refreshToken: { env: A }, scopes: ['read write'] } }",
+            "bad-scope 'read write'",
+            "[read, write]",
+        ),
+        (
+            "from: { oauth2RefreshToken: { tokenUrl: 'https://a.test/t', clientId: a, refreshToken: { env: A }, timeout: 2m } }",
+            "bad-duration 2m",
+            "30s",
+        ),
+        (
+            "from: { oauthClientCredentials: {} }",
+            "unknown-field oauthClientCredentials",
+            "oauth2ClientCredentials",
+        ),
         ("from: { value: '' }", "bad-value value", "quotes"),
         ("from: { value: \"a long enough\\nvalue\" }", "bad-value value", "|-"),
         ("from: { env: A }, allowedHosts: []", "empty-list []", "own store"),

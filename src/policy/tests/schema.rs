@@ -84,6 +84,8 @@ fn the_schema_refuses_what_check_refuses_in_shape() {
         "secretStores: { s: { secrets: { K: { from: { env: A, file: B } } } } }",
         "secretStores: { s: { secrets: { K: { allowedHosts: [a.test] } } } }",
         "secretStores: { s: { secrets: { K: { from: { env: A }, locations: [cookie] } } } }",
+        "secretStores: { s: { egressAllowlist: [a.test], secrets: { K: { from: { oauth2RefreshToken: { tokenUrl: 'https://a.test/t', clientId: a } } } } } }",
+        "secretStores: { s: { egressAllowlist: [a.test], secrets: { K: { from: { oauth2ClientCredentials: { tokenUrl: 'https://a.test/t', clientId: a, clientSecret: { env: A }, refreshToken: { env: B } } } } } } }",
         "sandboxes: { sb: { source: [10.0.0.1] } }",
     ] {
         assert!(!schema_accepts(text), "{text}");
@@ -112,6 +114,21 @@ fn what_lifts_a_rule_loads_with_a_warning() {
         "secretStores: { s: { egressAllowlist: [a.test], misdirected: deny } }",
     ] {
         assert!(PolicySet::read(Path::new("p.yaml"), text).diagnostics.is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn the_schema_accepts_token_endpoints_with_all_their_fields() {
+    let common = "tokenUrl: 'https://login.test/token', clientId: app, clientAuth: body, scopes: [read, 'https://a.test/x'], timeout: 5s";
+    for source in [
+        format!("oauth2ClientCredentials: {{ {common}, clientSecret: {{ file: /run/s }}, audience: 'https://a.test/' }}"),
+        format!("oauth2RefreshToken: {{ {common}, refreshToken: {{ command: [pass, show] }}, clientSecret: {{ env: S }} }}"),
+        "oauth2RefreshToken: { tokenUrl: 'https://login.test/token', clientId: app, refreshToken: { env: R } }".to_owned(),
+    ] {
+        let text = format!("secretStores: {{ s: {{ egressAllowlist: [a.test], secrets: {{ K: {{ from: {{ {source} }} }} }} }} }}");
+        assert!(schema_accepts(&text), "{text}");
+        let loaded = PolicySet::read(Path::new("p.yaml"), &text);
+        assert!(loaded.set.is_some() && loaded.diagnostics.is_empty(), "{:?}", loaded.diagnostics);
     }
 }
 

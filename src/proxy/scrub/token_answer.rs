@@ -57,12 +57,12 @@ fn seal(json: &mut Value, sealed: &SealedToken) -> u64 {
     match json {
         Value::Object(fields) => fields
             .iter_mut()
-            .map(|(name, value)| match value {
-                Value::String(token) if TOKENS.contains(&name.as_str()) => {
-                    sealed.as_str().clone_into(token);
-                    1
+            .map(|(name, value)| {
+                if value.is_string() && TOKENS.contains(&name.as_str()) {
+                    *value = Value::from(sealed.as_str());
+                    return 1;
                 }
-                value => seal(value, sealed),
+                seal(value, sealed)
             })
             .sum(),
         Value::Array(items) => items.iter_mut().map(|item| seal(item, sealed)).sum(),
@@ -97,8 +97,7 @@ async fn whole(
     coding: Option<Coding>,
 ) -> Result<Bytes, Denial> {
     let limits = &asked.via.client.proxy.limits;
-    let mut decoder =
-        coding.map(|coding| Decoder::new(coding, Bounds::new(limits))).transpose()?;
+    let mut decoder = coding.map(|coding| Decoder::new(coding, Bounds::new(limits))).transpose()?;
     let mut body = Vec::new();
     while !relayed.incoming.is_end_stream() {
         let frame = tokio::time::timeout(limits.response_timeout, relayed.incoming.frame()).await;

@@ -89,7 +89,9 @@ fn refresh(source: SourceSpec) -> TokenSource {
 }
 
 fn token(value: &str, expires_in: u64) -> String {
-    format!("{{\"access_token\":\"{value}\",\"token_type\":\"bearer\",\"expires_in\":{expires_in}}}")
+    format!(
+        "{{\"access_token\":\"{value}\",\"token_type\":\"bearer\",\"expires_in\":{expires_in}}}"
+    )
 }
 
 fn text(value: &SecretValue) -> &str {
@@ -188,15 +190,21 @@ async fn requests_are_written_as_the_standard_says() {
         [
             (
                 Some(format!("Basic {basic}")),
-                form("grant_type=client_credentials&audience=https%3A%2F%2Fapi.example.com%2F&scope=read%20https%3A%2F%2Fapi.example.com%2Fx"),
+                form(
+                    "grant_type=client_credentials&audience=https%3A%2F%2Fapi.example.com%2F&scope=read%20https%3A%2F%2Fapi.example.com%2Fx"
+                ),
             ),
             (
                 None,
-                form("grant_type=client_credentials&client_id=tollgate%20app&client_secret=client-secret-5a4b%2F3c%2B2d"),
+                form(
+                    "grant_type=client_credentials&client_id=tollgate%20app&client_secret=client-secret-5a4b%2F3c%2B2d"
+                ),
             ),
             (
                 None,
-                form("grant_type=refresh_token&refresh_token=rt-1234567890&client_id=tollgate%20app"),
+                form(
+                    "grant_type=refresh_token&refresh_token=rt-1234567890&client_id=tollgate%20app"
+                ),
             ),
         ]
     );
@@ -208,7 +216,9 @@ async fn a_rotated_refresh_token_is_used_until_the_operator_writes_another() {
     let file = folder.path().join("refresh");
     std::fs::write(&file, "configured-rt-0\n").unwrap();
     let rotating = |nth: u32| {
-        format!("{{\"access_token\":\"access-token-{nth}\",\"expires_in\":\"100\",\"refresh_token\":\"rotated-rt-{nth}\"}}")
+        format!(
+            "{{\"access_token\":\"access-token-{nth}\",\"expires_in\":\"100\",\"refresh_token\":\"rotated-rt-{nth}\"}}"
+        )
     };
     let endpoint = Endpoint::new(&[
         (200, &rotating(1)),

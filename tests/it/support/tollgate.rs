@@ -169,6 +169,11 @@ impl Tollgate {
         events.remove(0)
     }
 
+    /// What was logged since it started.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&watch::log_since(self.log_start)).into_owned()
+    }
+
     /// Bytes that reached the sandbox, for clients that are not [`Sandbox`].
     pub(crate) fn sandbox_saw(&self, bytes: &[u8]) {
         self.seen.add(bytes);

@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod env;
 mod explain;
+mod loopback;
 mod preset;
 mod run;
 mod schema;

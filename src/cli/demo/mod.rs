@@ -4,15 +4,15 @@
 
 mod sandbox;
 mod stage;
-mod upstream;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 
+use super::loopback::Answer;
 use super::{Failure, Terminal};
-use sandbox::{Answer, Request};
+use sandbox::Request;
 use stage::{BASE_KEY, FORK_KEY, Stage};
 
 /// Show what Tollgate does: a tour of real requests through the real proxy, on loopback, in a second. Leaves nothing behind.
@@ -66,7 +66,7 @@ async fn tour(terminal: &mut Terminal) -> Result<bool, Failure> {
 async fn bound(stage: &Stage) -> Result<Step, Failure> {
     let request = stage.team().get("https://models.example.com/v1/models").with_key("MODEL_KEY");
     let answer = request.send().await?;
-    let key = stage.upstream().take_key();
+    let key = stage.take_key();
     Ok(Step {
         title: "A sealed token reaches the host that it is bound to as the real key",
         as_expected: answer.status == 200 && key.as_deref() == Some(BASE_KEY),
@@ -80,7 +80,7 @@ async fn bound(stage: &Stage) -> Result<Step, Failure> {
 async fn misdirected(stage: &Stage) -> Result<Step, Failure> {
     let request = stage.team().get("https://git.example.com/collect").with_key("MODEL_KEY");
     let answer = request.send().await?;
-    let key = stage.upstream().take_key();
+    let key = stage.take_key();
     Ok(Step {
         title: "The same token to another listed host, to which it is not bound",
         as_expected: answer.is_denied(403, "secret_misdirected") && key.is_none(),
@@ -94,7 +94,7 @@ async fn misdirected(stage: &Stage) -> Result<Step, Failure> {
 async fn not_listed(stage: &Stage) -> Result<Step, Failure> {
     let request = stage.team().get("https://paste.example.net/new").with_key("MODEL_KEY");
     let answer = request.send().await?;
-    let key = stage.upstream().take_key();
+    let key = stage.take_key();
     Ok(Step {
         title: "A host that no layer lists: refused before there is a connection",
         as_expected: answer.is_denied(403, "host_not_allowed") && !answer.tunnel && key.is_none(),
@@ -108,7 +108,7 @@ async fn not_listed(stage: &Stage) -> Result<Step, Failure> {
 async fn forked(stage: &Stage) -> Result<Step, Failure> {
     let request = stage.fork().get("https://models.example.com/v1/models").with_key("MODEL_KEY");
     let answer = request.send().await?;
-    let key = stage.upstream().take_key();
+    let key = stage.take_key();
     let other_token = request.key() != stage.team().token("MODEL_KEY");
     Ok(Step {
         title: "A fork's own key takes the place of its base's",
@@ -123,7 +123,7 @@ async fn forked(stage: &Stage) -> Result<Step, Failure> {
 async fn echoed(stage: &Stage) -> Result<Step, Failure> {
     let request = stage.team().get("https://models.example.com/echo").with_key("MODEL_KEY");
     let answer = request.send().await?;
-    let key = stage.upstream().take_key();
+    let key = stage.take_key();
     let token = request.key().unwrap_or_default();
     let header = answer.header("x-echo");
     let sealed = header == token && answer.body.contains(&token) && !answer.holds(BASE_KEY);

@@ -1,14 +1,15 @@
 //! The stage of the tour: a folder that is removed afterwards, an upstream, the proxy, and two sandboxes.
 
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderValue, Response};
+use http_body_util::Full;
 
 use super::sandbox::Sandbox;
-use super::upstream::Upstream;
+use crate::cli::loopback::{Folder, Respond, Upstream};
 use crate::cli::{Failure, serve};
 use crate::config::{Config, Overrides};
 use crate::server::Server;
@@ -37,6 +38,8 @@ sandboxes:
 pub(super) struct Stage {
     server: Server,
     upstream: Upstream,
+    /// The `x-api-key` of the last request.
+    seen: Seen,
     team: Sandbox,
     fork: Sandbox,
     _folder: Folder,
@@ -44,15 +47,16 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) async fn set() -> Result<Self, Failure> {
-        let folder = Folder::make()?;
-        let upstream = Upstream::start(&HOSTS).await?;
-        let server = Server::start(&config(&folder.0, &upstream)?).await?;
+        let folder = Folder::make("demo")?;
+        let seen = Seen::default();
+        let upstream = Upstream::start(&HOSTS, respond(seen.clone())).await?;
+        let server = Server::start(&config(&folder, &upstream)?).await?;
         let proxy = *server.explicit().first().ok_or("the proxy does not listen")?;
         let sandbox = |id| -> Result<Sandbox, Failure> {
             Sandbox::new(proxy, session(&server, id)?, &server.proxy().introspection.ca_pem)
         };
         let (team, fork) = (sandbox("sb-team")?, sandbox("sb-fork")?);
-        Ok(Self { server, upstream, team, fork, _folder: folder })
+        Ok(Self { server, upstream, seen, team, fork, _folder: folder })
     }
 
     pub(super) const fn team(&self) -> &Sandbox {
@@ -63,8 +67,9 @@ impl Stage {
         &self.fork
     }
 
-    pub(super) const fn upstream(&self) -> &Upstream {
-        &self.upstream
+    /// The `x-api-key` of the last request, if there was a request since the last look.
+    pub(super) fn take_key(&self) -> Option<String> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     pub(super) fn proxy(&self) -> SocketAddr {
@@ -80,9 +85,27 @@ impl Stage {
 
 const HOSTS: [&str; 3] = ["models.example.com", "git.example.com", "tools.example.com"];
 
+type Seen = Arc<Mutex<Option<String>>>;
+
+/// Remembers the key, and at `/echo` answers with it.
+fn respond(seen: Seen) -> Respond {
+    Arc::new(move |head: &Parts, _body: &Bytes| {
+        let key = head.headers.get("x-api-key").cloned();
+        let key = key.unwrap_or_else(|| HeaderValue::from_static("(none)"));
+        let text = String::from_utf8_lossy(key.as_bytes()).into_owned();
+        let mut answer = Response::new(Full::from("ok"));
+        if head.uri.path() == "/echo" {
+            *answer.body_mut() = Full::from(format!("you are {text}"));
+            answer.headers_mut().insert("x-echo", key);
+        }
+        *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+        answer
+    })
+}
+
 /// A configuration as an operator would write it.
-fn config(folder: &Path, upstream: &Upstream) -> Result<Config, Failure> {
-    let key = |name: &str| format!("file: {}", folder.join(name).display());
+fn config(folder: &Folder, upstream: &Upstream) -> Result<Config, Failure> {
+    let key = |name: &str| format!("file: {}", folder.path().join(name).display());
     let policy = POLICY
         .replace("file: team-key", &key("team-key"))
         .replace("file: fork-key", &key("fork-key"));
@@ -94,7 +117,7 @@ fn config(folder: &Path, upstream: &Upstream) -> Result<Config, Failure> {
          egress: {{ allowPrivate: [127.0.0.0/8] }}\nlimits: {{ drainTimeout: 1s }}\n\
          upstream:\n  roots: [upstream.pem]\n  connectTo:\n{connect_to}"
     );
-    std::fs::create_dir(folder.join("policies"))?;
+    std::fs::create_dir(folder.path().join("policies"))?;
     for (name, text) in [
         ("team-key", BASE_KEY),
         ("fork-key", FORK_KEY),
@@ -102,11 +125,9 @@ fn config(folder: &Path, upstream: &Upstream) -> Result<Config, Failure> {
         ("policies/demo.yaml", policy.as_str()),
         ("tollgate.yaml", configuration.as_str()),
     ] {
-        let path = folder.join(name);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(text.as_bytes())?;
+        folder.write(name, text)?;
     }
-    Config::load(Some(&folder.join("tollgate.yaml")), &Overrides::default())
+    Config::load(Some(&folder.path().join("tollgate.yaml")), &Overrides::default())
         .map_err(|errors| serve::failure(&errors))
 }
 
@@ -114,26 +135,4 @@ fn session(server: &Server, id: &str) -> Result<Arc<Session>, Failure> {
     let sandbox = server.proxy().registry.get(id);
     let session = sandbox.and_then(|sandbox| sandbox.session().ok());
     session.ok_or_else(|| format!("there is no sandbox {id}").into())
-}
-
-/// A folder of our own below the temporary one, removed when it is dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn make() -> Result<Self, Failure> {
-        let mut name = [0; 8];
-        aws_lc_rs::rand::fill(&mut name).map_err(|_error| "no randomness")?;
-        let name = format!("tollgate-demo-{:016x}", u64::from_ne_bytes(name));
-        let folder = std::env::temp_dir().join(name);
-        DirBuilder::new().mode(0o700).create(&folder)?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(%error, folder = %self.0.display(), "the demo's folder is left behind");
-        }
-    }
 }

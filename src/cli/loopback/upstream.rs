@@ -1,11 +1,13 @@
-//! The tour's upstream: an HTTPS server on loopback with certificates of its own, which remembers the key that it was sent.
+//! An HTTPS server on loopback with certificates of its own, which answers as it is told.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -18,41 +20,38 @@ use tokio_rustls::TlsAcceptor;
 use crate::cli::Failure;
 use crate::shutdown::{Tasks, Trigger};
 
-pub(super) struct Upstream {
+/// A running upstream.
+pub(in crate::cli) struct Upstream {
     address: SocketAddr,
     root_pem: String,
-    key: Arc<Mutex<Option<String>>>,
     trigger: Trigger,
 }
 
+/// Answers a request: its head, and its body.
+pub(in crate::cli) type Respond = Arc<dyn Fn(&Parts, &Bytes) -> Response<Full<Bytes>> + Send + Sync>;
+
 impl Upstream {
     /// Serves these hosts.
-    pub(super) async fn start(hosts: &[&str]) -> Result<Self, Failure> {
+    pub(in crate::cli) async fn start(hosts: &[&str], respond: Respond) -> Result<Self, Failure> {
         let (tls, root_pem) = certified(hosts)?;
         let acceptor = TlsAcceptor::from(Arc::new(tls));
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let key = Arc::new(Mutex::new(None));
         let (trigger, tasks) = Tasks::new();
-        let serving = accept(listener, acceptor, key.clone(), tasks.clone());
+        let serving = accept(listener, acceptor, respond, tasks.clone());
         drop(tasks.spawn(serving));
-        Ok(Self { address, root_pem, key, trigger })
+        Ok(Self { address, root_pem, trigger })
     }
 
-    pub(super) const fn address(&self) -> SocketAddr {
+    pub(in crate::cli) const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(super) fn root_pem(&self) -> &str {
+    pub(in crate::cli) fn root_pem(&self) -> &str {
         &self.root_pem
     }
 
-    /// The `x-api-key` of the last request, if there was a request since the last look.
-    pub(super) fn take_key(&self) -> Option<String> {
-        self.key.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    pub(super) async fn stop(self) {
+    pub(in crate::cli) async fn stop(self) {
         self.trigger.drain(Duration::from_secs(1)).await;
     }
 }
@@ -61,7 +60,7 @@ impl Upstream {
 fn certified(hosts: &[&str]) -> Result<(ServerConfig, String), Failure> {
     let mut root = CertificateParams::default();
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    root.distinguished_name.push(DnType::CommonName, "the demo's upstream");
+    root.distinguished_name.push(DnType::CommonName, "an upstream of Tollgate's own");
     let root_key = KeyPair::generate()?;
     let root_pem = root.self_signed(&root_key)?.pem();
     let key = KeyPair::generate()?;
@@ -75,7 +74,7 @@ fn certified(hosts: &[&str]) -> Result<(ServerConfig, String), Failure> {
 async fn accept(
     listener: TcpListener,
     acceptor: TlsAcceptor,
-    key: Arc<Mutex<Option<String>>>,
+    respond: Respond,
     tasks: Tasks,
 ) {
     loop {
@@ -84,38 +83,34 @@ async fn accept(
             () = tasks.closed() => return,
         };
         let Ok((tcp, _)) = accepted else { return };
-        let (acceptor, key, until) = (acceptor.clone(), key.clone(), tasks.clone());
+        let (acceptor, respond, until) = (acceptor.clone(), respond.clone(), tasks.clone());
         drop(tasks.spawn(async move {
             tokio::select! {
-                () = connection(tcp, acceptor, key) => {}
+                () = connection(tcp, acceptor, respond) => {}
                 () = until.closed() => {}
             }
         }));
     }
 }
 
-async fn connection(tcp: TcpStream, acceptor: TlsAcceptor, key: Arc<Mutex<Option<String>>>) {
+async fn connection(tcp: TcpStream, acceptor: TlsAcceptor, respond: Respond) {
     let Ok(tls) = acceptor.accept(tcp).await else { return };
-    let service = service_fn(|request| std::future::ready(answer(&request, &key)));
+    let service = service_fn(|request| answer(request, &respond));
     let served =
         hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), service);
     if let Err(error) = served.await {
-        tracing::debug!(%error, "the demo's upstream lost a connection");
+        tracing::debug!(%error, "the upstream lost a connection");
     }
 }
 
-fn answer(
-    request: &Request<Incoming>,
-    seen: &Mutex<Option<String>>,
-) -> Result<Response<String>, Infallible> {
-    let key = request.headers().get("x-api-key").cloned();
-    let key = key.unwrap_or_else(|| HeaderValue::from_static("(none)"));
-    let text = String::from_utf8_lossy(key.as_bytes()).into_owned();
-    let mut answer = Response::new(String::from("ok"));
-    if request.uri().path() == "/echo" {
-        *answer.body_mut() = format!("you are {text}");
-        answer.headers_mut().insert("x-echo", key);
-    }
-    *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
-    Ok(answer)
+/// No request here has a longer body.
+const BODY: usize = 1024 * 1024;
+
+async fn answer(
+    request: Request<Incoming>,
+    respond: &Respond,
+) -> Result<Response<Full<Bytes>>, Box<dyn std::error::Error + Send + Sync>> {
+    let (head, body) = request.into_parts();
+    let body = Limited::new(body, BODY).collect().await?.to_bytes();
+    Ok(respond(&head, &body))
 }

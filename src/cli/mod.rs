@@ -10,6 +10,7 @@ mod loopback;
 mod preset;
 mod run;
 mod schema;
+mod selftest;
 mod serve;
 mod terminal;
 mod test;
@@ -56,6 +57,8 @@ enum Command {
     Ca(ca::Ca),
     Check(check::Check),
     Test(test::Test),
+    #[command(name = "selftest")]
+    SelfTest(selftest::SelfTest),
     Explain(explain::Explain),
     AllowedHosts(allowed_hosts::AllowedHostsArgs),
     Schema(schema::Schema),
@@ -80,6 +83,7 @@ impl Command {
             Self::Ca(ca) => ca.run(terminal).map(|()| ExitCode::SUCCESS),
             Self::Check(check) => check.run(terminal),
             Self::Test(test) => test.run(terminal),
+            Self::SelfTest(selftest) => selftest.run(terminal),
             Self::Explain(explain) => explain.run(terminal),
             Self::AllowedHosts(allowed_hosts) => allowed_hosts.run(terminal),
             Self::Schema(schema) => schema.run(terminal),

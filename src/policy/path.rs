@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 /// A request path, percent-decoded, in which nothing can be read in two ways.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +59,19 @@ fn has_whole_escapes(raw: &str) -> bool {
 )]
 pub struct PathFault;
 
+/// What does not stand in a path as it is (RFC 3986 §3.3).
+const UNSENT: AsciiSet = CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'`')
+    .add(b'{')
+    .add(b'}')
+    .add(b'%');
+
 /// A glob over a [`NormalPath`]: `*` is any run without a slash, `**` any run, all else stands for itself.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PathGlob {
@@ -87,6 +100,16 @@ impl PathGlob {
             reachable = part.advance(text, &reachable);
         }
         reachable.last().copied().unwrap_or(false)
+    }
+
+    /// A path that the glob matches, as it would be sent: this text stands where the glob has a wildcard.
+    #[must_use]
+    pub fn sample(&self, wildcard: &str) -> String {
+        let part = |part: &Part| match part {
+            Part::Literal(text) => utf8_percent_encode(text, &UNSENT).to_string(),
+            Part::Segment | Part::Anything => wildcard.to_owned(),
+        };
+        self.parts.iter().map(part).collect()
     }
 }
 

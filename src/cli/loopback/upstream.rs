@@ -28,7 +28,8 @@ pub(in crate::cli) struct Upstream {
 }
 
 /// Answers a request: its head, and its body.
-pub(in crate::cli) type Respond = Arc<dyn Fn(&Parts, &Bytes) -> Response<Full<Bytes>> + Send + Sync>;
+pub(in crate::cli) type Respond =
+    Arc<dyn Fn(&Parts, &Bytes) -> Response<Full<Bytes>> + Send + Sync>;
 
 impl Upstream {
     /// Serves these hosts.
@@ -71,12 +72,7 @@ fn certified(hosts: &[&str]) -> Result<(ServerConfig, String), Failure> {
     Ok((tls.with_single_cert(vec![leaf.der().clone()], key)?, root_pem))
 }
 
-async fn accept(
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    respond: Respond,
-    tasks: Tasks,
-) {
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, respond: Respond, tasks: Tasks) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

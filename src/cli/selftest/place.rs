@@ -1,0 +1,221 @@
+//! The places of a request: how a token is written into each, and how an upstream reads it back.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::request::{Builder, Parts};
+use http::{HeaderMap, HeaderName, Method, Request};
+use percent_encoding::percent_decode_str;
+
+use crate::cli::Failure;
+use crate::policy::BoundSecret;
+use crate::secret::{HeaderRule, Inject};
+
+/// A place that a secret is opted into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The whole value of a field.
+    Header(HeaderName),
+    /// The password of `Authorization: Basic`.
+    Basic,
+    /// A parameter of the query.
+    Query,
+    /// A part of the path.
+    Path,
+    /// A body.
+    Body(Kind),
+    /// A field that the proxy adds.
+    Injected(Inject),
+}
+
+/// The kinds of bodies that are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    Json,
+    Form,
+    Multipart,
+    Lines,
+}
+
+/// What an upstream received.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) target: String,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// Any field but those that servers like to send back will do.
+const USUAL: HeaderName = HeaderName::from_static("x-tollgate-selftest");
+const BOUNDARY: &str = "tollgate-selftest";
+
+impl Place {
+    /// Every place that a secret is opted into.
+    pub(super) fn all(bound: &BoundSecret) -> Vec<Self> {
+        let locations = &bound.locations;
+        let mut places = Vec::new();
+        match &locations.header {
+            _ if bound.inject.is_some() => {}
+            HeaderRule::Usual => places.extend([Self::Header(USUAL), Self::Header(AUTHORIZATION)]),
+            HeaderRule::Only(names) => places.extend(names.iter().cloned().map(Self::Header)),
+            HeaderRule::None => {}
+        }
+        if places.contains(&Self::Header(AUTHORIZATION)) {
+            places.push(Self::Basic);
+        }
+        let kinds = [Kind::Text, Kind::Json, Kind::Form, Kind::Multipart, Kind::Lines];
+        places.extend(locations.query.then_some(Self::Query));
+        places.extend(locations.path.then_some(Self::Path));
+        places.extend(kinds.into_iter().filter(|_| locations.body).map(Self::Body));
+        places.extend(bound.inject.clone().map(Self::Injected));
+        places
+    }
+
+    /// The methods that suit it, the most fitting first.
+    pub(super) const fn methods(&self) -> [Method; 5] {
+        use Method as M;
+        match self {
+            Self::Body(_) => [M::POST, M::PUT, M::PATCH, M::DELETE, M::GET],
+            Self::Header(_) | Self::Basic | Self::Query | Self::Path | Self::Injected(_) => {
+                [M::GET, M::POST, M::PUT, M::PATCH, M::DELETE]
+            }
+        }
+    }
+
+    /// A request with the token here. The path is chosen by who knows the rules.
+    pub(super) fn request(
+        &self,
+        method: &Method,
+        origin: &str,
+        path: &str,
+        token: &str,
+    ) -> Result<Request<Bytes>, Failure> {
+        let query = if *self == Self::Query {
+            format!("?first=1&key={token}&last=%20")
+        } else {
+            String::new()
+        };
+        let request =
+            Request::builder().method(method).uri(format!("https://{origin}{path}{query}"));
+        Ok(match self {
+            Self::Header(name) => request.header(name, token).body(Bytes::new()),
+            Self::Basic => {
+                let pair = STANDARD.encode(format!("selftest:{token}"));
+                request.header(AUTHORIZATION, format!("Basic {pair}")).body(Bytes::new())
+            }
+            Self::Body(kind) => kind.write(request, token),
+            Self::Query | Self::Path | Self::Injected(_) => request.body(Bytes::new()),
+        }?)
+    }
+
+    /// What stands here, as the upstream reads it.
+    pub(super) fn read(&self, seen: &Seen, path_before: &str) -> Option<Vec<u8>> {
+        let field = |name: &HeaderName| seen.headers.get(name).map(|value| value.as_bytes());
+        match self {
+            Self::Header(name) => field(name).map(<[u8]>::to_vec),
+            Self::Basic => {
+                let encoded = field(&AUTHORIZATION)?.strip_prefix(b"Basic ")?;
+                let pair = STANDARD.decode(encoded).ok()?;
+                pair.strip_prefix(b"selftest:").map(<[u8]>::to_vec)
+            }
+            Self::Query => {
+                let query = seen.target.split_once('?')?.1;
+                let key = query.split('&').find_map(|pair| pair.strip_prefix("key="))?;
+                Some(percent_decode_str(key).collect())
+            }
+            Self::Path => {
+                let path = seen.target.split('?').next()?;
+                let rest = path.strip_prefix(path_before)?;
+                Some(percent_decode_str(rest.split('/').next()?).collect())
+            }
+            Self::Body(kind) => kind.read(&seen.body),
+            Self::Injected(inject) => {
+                let written = field(&inject.header)?.strip_prefix(inject.prefix.as_bytes())?;
+                written.strip_suffix(inject.suffix.as_bytes()).map(<[u8]>::to_vec)
+            }
+        }
+    }
+}
+
+impl Kind {
+    const fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain",
+            Self::Json => "application/json",
+            Self::Form => "application/x-www-form-urlencoded",
+            Self::Multipart => "multipart/form-data; boundary=tollgate-selftest",
+            Self::Lines => "application/x-ndjson",
+        }
+    }
+
+    fn write(self, request: Builder, token: &str) -> http::Result<Request<Bytes>> {
+        let body = match self {
+            Self::Text => format!("key: {token}\n"),
+            Self::Json => format!("{{\"first\": 1, \"key\": \"{token}\"}}"),
+            Self::Form => format!("first=1&key={token}&last=%20"),
+            Self::Multipart => format!(
+                "--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"key\"\r\n\r\n{token}\r\n--{BOUNDARY}--\r\n"
+            ),
+            Self::Lines => format!("{{\"first\": 1}}\n{{\"key\": \"{token}\"}}\n"),
+        };
+        request.header(CONTENT_TYPE, self.content_type()).body(Bytes::from(body))
+    }
+
+    fn read(self, body: &[u8]) -> Option<Vec<u8>> {
+        let between = |start: &str, end: &str| {
+            let rest = body.strip_prefix(start.as_bytes())?;
+            rest.strip_suffix(end.as_bytes()).map(<[u8]>::to_vec)
+        };
+        let json = |text: &[u8]| {
+            let parsed: serde_json::Value = serde_json::from_slice(text).ok()?;
+            Some(parsed.get("key")?.as_str()?.as_bytes().to_vec())
+        };
+        match self {
+            Self::Text => between("key: ", "\n"),
+            Self::Json => json(body),
+            Self::Form => {
+                let written = between("first=1&key=", "&last=%20")?;
+                let plain = String::from_utf8(written).ok()?.replace('+', " ");
+                Some(percent_decode_str(&plain).collect())
+            }
+            Self::Multipart => between(
+                &format!("--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"key\"\r\n\r\n"),
+                &format!("\r\n--{BOUNDARY}--\r\n"),
+            ),
+            Self::Lines => json(body.strip_prefix(b"{\"first\": 1}\n")?),
+        }
+    }
+}
+
+impl Seen {
+    pub(super) fn of(head: &Parts, body: &Bytes) -> Self {
+        let target = head.uri.path_and_query().map_or("", |target| target.as_str());
+        Self { target: target.to_owned(), headers: head.headers.clone(), body: body.clone() }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header(name) => write!(f, "header {name}"),
+            Self::Basic => f.write_str("header authorization: Basic"),
+            Self::Query => f.write_str("query"),
+            Self::Path => f.write_str("path"),
+            Self::Body(kind) => {
+                let name = kind.content_type().split(';').next().unwrap_or_default();
+                write!(f, "body {name}")
+            }
+            Self::Injected(inject) => write!(f, "inject {}", inject.header),
+        }
+    }
+}
+
+impl serde::Serialize for Place {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

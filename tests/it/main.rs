@@ -15,6 +15,8 @@ mod attacks;
 mod cli;
 /// What the README shows and says is so.
 mod readme;
+/// Every secret in every place, by the program itself.
+mod selftest;
 
 /// Upstreams, Tollgate, sandboxes, and what is asserted after every test.
 mod support;

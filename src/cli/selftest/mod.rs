@@ -97,6 +97,7 @@ enum Echo {
 
 /// What all results come to.
 #[derive(Debug, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Results {
     passed: bool,
     fake_values: bool,

@@ -6,17 +6,22 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use super::{Failure, Terminal};
-use crate::policy::{Diagnostic, Loaded, PolicySet, Severity, to_github, to_json, to_sarif};
+use crate::policy::{
+    Diagnostic, Loaded, PolicySet, SecretPreset, Severity, presets, to_github, to_json, to_sarif,
+};
 
 /// Check policy files: every error and warning at once, with file, line, column and a hint.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exits with 1 if there is an error; warnings alone are fine.\n\nExamples:\n  tollgate check\n  tollgate check policies/quickstart.yaml\n  tollgate check --format sarif > tollgate.sarif"
+    after_help = "Exits with 1 if there is an error; warnings alone are fine.\n\nExamples:\n  tollgate check\n  tollgate check policies/quickstart.yaml\n  tollgate check --presets\n  tollgate check --format sarif > tollgate.sarif"
 )]
 pub(super) struct Check {
     /// Files, or folders with *.yaml, *.yml and *.json; all together are one policy.
     #[arg(default_value = "policies")]
     paths: Vec<PathBuf>,
+    /// List the presets for `preset:` in place of checking anything: name, variable, shape, headers, hosts.
+    #[arg(long, conflicts_with = "paths")]
+    presets: bool,
     /// How findings are printed.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -38,6 +43,10 @@ enum Format {
 
 impl Check {
     pub(super) fn run(self, terminal: &mut Terminal) -> Result<ExitCode, Failure> {
+        if self.presets {
+            terminal.print(&listed_presets(self.format)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let loaded = PolicySet::load(&self.paths);
         let text = match self.format {
             Format::Human => human(&loaded, terminal),
@@ -48,6 +57,39 @@ impl Check {
         terminal.print(&text)?;
         Ok(if loaded.set.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
+}
+
+/// All presets; for anything but a person, as JSON.
+fn listed_presets(format: Format) -> Result<String, Failure> {
+    let shape = |preset: &SecretPreset| preset.placeholder.as_ref().map(ToString::to_string);
+    let texts = |hosts: &mut dyn Iterator<Item = &crate::host::HostPattern>| {
+        hosts.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    if matches!(format, Format::Human) {
+        let line = |preset: &SecretPreset| {
+            format!(
+                "{}\n  secret  {}\n  shape   {}\n  headers {}\n  hosts   {}\n  opens   {}\n",
+                preset.name,
+                preset.variable,
+                shape(preset).unwrap_or_default(),
+                preset.headers().join(", "),
+                texts(&mut preset.hosts.iter()).join(", "),
+                texts(&mut preset.opens()).join(", "),
+            )
+        };
+        return Ok(presets().map(line).collect());
+    }
+    let document = |preset: &SecretPreset| {
+        serde_json::json!({
+            "preset": preset.name,
+            "secret": preset.variable.as_str(),
+            "placeholder": shape(preset),
+            "headers": preset.headers(),
+            "allowedHosts": texts(&mut preset.hosts.iter()),
+            "egressAllowlist": texts(&mut preset.opens()),
+        })
+    };
+    pretty(&presets().map(document).collect::<Vec<_>>())
 }
 
 fn human(loaded: &Loaded, terminal: &Terminal) -> String {

@@ -253,7 +253,13 @@ fn store(written: &WrittenStore, out: &mut Findings) -> Store {
             methods: entry.value.methods.clone(),
             paths: entry.value.paths.clone(),
             scrub: entry.value.scrub,
-            name: rule_name("egressAllowlist", at, &entry.value.pattern),
+            name: match entry.value.preset {
+                None => rule_name("egressAllowlist", at, &entry.value.pattern),
+                Some(preset) => {
+                    let text = format!("preset {preset}: {}", entry.value.pattern);
+                    RuleName::of_layer(name.clone(), text)
+                }
+            },
         };
         entries.iter().enumerate().map(rule).collect::<Vec<_>>()
     });
@@ -275,12 +281,14 @@ fn misdirected(written: &WrittenStore) -> Misdirected {
     written.misdirected.as_ref().map_or(Misdirected::Deny, |written| written.value)
 }
 
+/// The store's own entries: what a preset brings is for its secret, and binds no other.
+fn written_allow(store: &WrittenStore) -> impl Iterator<Item = &At<file::AllowEntry>> {
+    store.allow.iter().flatten().filter(|entry| entry.value.preset.is_none())
+}
+
 /// Binds a secret: to its own hosts, or else to its own store's allowlist.
 fn bind(written: &WrittenSecret, store: &WrittenStore, out: &mut Findings) -> SecretDef {
-    let inherited = || {
-        let entries = store.allow.iter().flatten();
-        entries.map(|entry| entry.value.pattern.clone()).collect()
-    };
+    let inherited = || written_allow(store).map(|entry| entry.value.pattern.clone()).collect();
     let own =
         written.hosts.as_ref().map(|hosts| hosts.iter().map(|host| host.value.clone()).collect());
     let hosts: Vec<HostPattern> = own.unwrap_or_else(inherited);
@@ -306,7 +314,7 @@ fn check_binding(
     out: &mut Findings,
 ) {
     let At { value: name, place } = &written.name;
-    if written.hosts.is_none() && store.allow.is_none() {
+    if written.hosts.is_none() && written_allow(store).next().is_none() {
         out.push(
             Diagnostic::error("unbound-secret", place, format!("the secret `{name}` is bound to no host: it has no `allowedHosts`, and its store has no `egressAllowlist`"))
                 .hint("allowedHosts: [api.example.com] (or [\"*\"], if it may truly go to every host)"),

@@ -14,6 +14,7 @@ mod fixture;
 mod layers;
 mod lint;
 mod path;
+mod presets;
 mod read;
 mod report;
 mod schema;
@@ -32,6 +33,7 @@ pub use explain::{Explanation, RequestLine, RequestLineError, VerdictName, expla
 pub use fixture::{CaseResult, FixtureReport, run_fixtures};
 pub use layers::{InjectConflict, LayerError, SecretDef, Store, unite};
 pub use path::{NormalPath, PathFault, PathGlob, PathGlobError};
+pub use presets::{SecretPreset, presets};
 pub use report::{to_github, to_json, to_sarif};
 pub use schema::policy_schema;
 pub use verdict::{ConnectPermit, Denial, DenyReason, RequestPermit, Verdict};

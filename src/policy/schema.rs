@@ -86,8 +86,9 @@ fn secret() -> Value {
     json!({
         "type": "object",
         "additionalProperties": false,
-        "required": ["from"],
+        "anyOf": [{ "required": ["from"] }, { "required": ["preset"] }],
         "properties": {
+            "preset": { "description": "A well-known credential: its hosts, headers and shape, unless fields say otherwise; without `from` it is in the variable of its own name.", "enum": super::presets::names() },
             "from": { "$ref": "#/$defs/from" },
             "allowedHosts": { "description": "Where the secret may be sent. Left out: where its own store's allowlist leads.", "$ref": "#/$defs/hosts" },
             "locations": { "description": "Where in a request its token is opened; header, if left out.", "type": "array", "minItems": 1, "items": { "enum": ["header", "query", "path", "body", "websocket"] } },

@@ -18,7 +18,8 @@ use crate::cli::loopback::{Answer, Client, Folder, Respond, Upstream};
 use crate::config::{AuditSink, Config, Denials, Listen};
 use crate::host::{Destination, Scheme};
 use crate::policy::{
-    AllowRule, EffectivePolicy, OperatorRules, PolicySet, PrivateAccess, RuleName, Store, unite,
+    AllowRule, EffectivePolicy, Misdirected, OperatorRules, PolicySet, PrivateAccess, RuleName,
+    Store, unite,
 };
 use crate::secret::{
     Needles, SandboxId, SealKey, SealedToken, SecretName, SecretValue, SourceSpec, StoreName,
@@ -63,7 +64,8 @@ pub(super) async fn try_all(
     let mut results = Vec::new();
     for actor in &actors {
         let sandbox = server.proxy().registry.get(actor.id.as_str());
-        let session = sandbox.ok_or("a sandbox is missing")?.session().map_err(|_| "it ended")?;
+        let session =
+            sandbox.ok_or("a sandbox is missing")?.session().map_err(|_denial| "it ended")?;
         let client = Client::new(proxy, &session, &server.proxy().introspection.ca_pem)?;
         for (name, trials) in &actor.trials {
             let sealed = session.by_name(name).ok_or("a secret is missing")?;
@@ -125,12 +127,14 @@ fn named(hosts: BTreeSet<Destination>) -> Result<Store, Failure> {
             schemes: Vec::new(),
             methods: Vec::new(),
             paths: Vec::new(),
+            scrub: true,
             name: RuleName::of_layer(name.clone(), "a sample host"),
         })
     };
     let allow: Result<Vec<_>, _> = hosts.into_iter().map(rule).collect();
     let allow = Some(allow?);
-    Ok(Store { name, allow, deny: Vec::new(), secrets: BTreeMap::new() })
+    let misdirected = Misdirected::Deny;
+    Ok(Store { name, allow, deny: Vec::new(), secrets: BTreeMap::new(), misdirected })
 }
 
 /// The values of all secrets that any sandbox has.

@@ -114,6 +114,8 @@ fn store(entry: &Entry, folder: &Path, out: &mut Findings) -> Option<WrittenStor
     let secrets = named(fields.get("secrets"), "`secrets`", out);
     let secrets =
         secrets.into_iter().filter_map(|entry| secret::read(entry, folder, out)).collect();
+    let secrets: Vec<WrittenSecret> = secrets;
+    let allow = with_presets(allow, &secrets);
     let misdirected = fields.get("misdirected").and_then(|node| misdirected(node, out));
     Some(WrittenStore { name: name?, allow, deny, secrets, misdirected })
 }
@@ -132,6 +134,26 @@ fn misdirected(node: &Node, out: &mut Findings) -> Option<At<Misdirected>> {
         }
     };
     Some(At { value, place: node.place.clone() })
+}
+
+/// The allowlist with the entries that presets bring; what it says itself of a host pattern stands.
+fn with_presets(
+    allow: Option<Vec<At<AllowEntry>>>,
+    secrets: &[WrittenSecret],
+) -> Option<Vec<At<AllowEntry>>> {
+    let brought = secrets.iter().filter_map(|secret| secret.preset.as_ref());
+    let brought = brought.flat_map(|preset| {
+        let entry = |entry: &AllowEntry| At { value: entry.clone(), place: preset.place.clone() };
+        preset.value.allow.iter().map(entry)
+    });
+    let mut united = allow;
+    for entry in brought {
+        let list = united.get_or_insert_default();
+        if list.iter().all(|known| known.value.pattern != entry.value.pattern) {
+            list.push(entry);
+        }
+    }
+    united
 }
 
 fn host_list(

@@ -18,6 +18,8 @@ pub(in crate::policy) struct AllowEntry {
     pub(in crate::policy) methods: Vec<Method>,
     pub(in crate::policy) paths: Vec<PathGlob>,
     pub(in crate::policy) scrub: bool,
+    /// The preset of a secret that brought it.
+    pub(in crate::policy) preset: Option<&'static str>,
 }
 
 impl fmt::Display for AllowEntry {
@@ -55,6 +57,7 @@ pub(super) fn allow_entry(node: &Node, out: &mut Findings) -> Option<AllowEntry>
             methods: Vec::new(),
             paths: Vec::new(),
             scrub: true,
+            preset: None,
         });
     }
     let fields = Fields::read(node, &ENTRY, out)?;
@@ -63,7 +66,7 @@ pub(super) fn allow_entry(node: &Node, out: &mut Findings) -> Option<AllowEntry>
     let (methods, paths) = methods_and_paths(&fields, out);
     let schemes = plain_list(&fields, "schemes", out, scheme);
     let scrub = fields.get("scrub").is_none_or(|node| scrub(node, out));
-    Some(AllowEntry { pattern: pattern?, schemes, methods, paths, scrub })
+    Some(AllowEntry { pattern: pattern?, schemes, methods, paths, scrub, preset: None })
 }
 
 /// `on` or `off`, in quotes or not.

@@ -8,10 +8,11 @@ use http::HeaderName;
 
 use super::super::diagnostic::{At, Diagnostic, Findings, Place};
 use super::super::yaml::{Entry, Kind, Node, shown};
-use super::fields::{Fields, Grammar, items, list, text};
+use super::fields::{Fields, Grammar, items, list, nearest, text};
 use super::sign::{self, WrittenSign};
 use super::{host_list, name, rule, token};
 use crate::host::HostPattern;
+use crate::policy::presets::{self, SecretPreset};
 use crate::secret::{
     HeaderRule, Inject, Locations, Placeholder, SecretName, SecretValue, SourceSpec,
 };
@@ -28,6 +29,8 @@ pub(in crate::policy) struct WrittenSecret {
     pub(in crate::policy) inject: Option<At<Inject>>,
     pub(in crate::policy) sign: Option<At<WrittenSign>>,
     pub(in crate::policy) placeholder: Option<Placeholder>,
+    /// What opens hosts for it in its store's allowlist; none where it names its hosts itself.
+    pub(in crate::policy) preset: Option<At<&'static SecretPreset>>,
 }
 
 impl WrittenSecret {
@@ -41,7 +44,16 @@ impl WrittenSecret {
 
 const SECRET: Grammar = Grammar {
     what: "a secret",
-    known: &["from", "allowedHosts", "locations", "headers", "placeholder", "inject", "sign"],
+    known: &[
+        "preset",
+        "from",
+        "allowedHosts",
+        "locations",
+        "headers",
+        "placeholder",
+        "inject",
+        "sign",
+    ],
     later: &[],
 };
 const FROM: Grammar = Grammar {
@@ -67,9 +79,13 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) fn read(entry: &Entry, folder: &Path, out: &mut Findings) -> Option<WrittenSecret> {
     let name = name(entry, out);
     let fields = Fields::read(&entry.value, &SECRET, out)?;
-    let source = fields
-        .required("from", "from: { env: NAME }, or file, command, value", out)
-        .and_then(|node| source(node, folder, out));
+    let preset = fields.get("preset").and_then(|node| preset(node, out));
+    let source = match (fields.get("preset"), fields.get("from")) {
+        (Some(_), None) => from_its_variable(&fields, name.as_ref()),
+        _ => fields
+            .required("from", "from: { env: NAME }, or file, command, value", out)
+            .and_then(|node| source(node, folder, out)),
+    };
     let hosts = fields.get("allowedHosts").map(|node| {
         let hint = "leave the field out, and the secret goes to its own store's egressAllowlist; or list its hosts";
         host_list(node, "`allowedHosts`", hint, out)
@@ -79,11 +95,18 @@ pub(super) fn read(entry: &Entry, folder: &Path, out: &mut Findings) -> Option<W
         Some(At { value: sign::read(node, out)?, place: fields.key_place("sign").clone() })
     });
     let places_written = fields.get("locations").or_else(|| fields.get("headers")).is_some();
-    let locations = if sign.is_some() { Locations::NONE } else { locations(&fields, out) };
+    let locations =
+        if sign.is_some() { Locations::NONE } else { locations(&fields, preset.as_ref(), out) };
     let inject = fields.get("inject").and_then(|node| {
         Some(At { value: inject(node, out)?, place: fields.key_place("inject").clone() })
     });
-    let placeholder = fields.get("placeholder").and_then(|node| placeholder(node, out));
+    let placeholder = match fields.get("placeholder") {
+        Some(node) => placeholder(node, out),
+        None => preset.as_ref().and_then(|preset| preset.value.placeholder.clone()),
+    };
+    // Who names the hosts names what opens them, too.
+    let opening = preset.clone().filter(|_| hosts.is_none());
+    let hosts = hosts.or_else(|| preset.map(|preset| preset_hosts(&preset)));
     let name = name?;
     if let Some(source) = &source
         && (inject.is_some() || locations.header != HeaderRule::None)
@@ -99,10 +122,47 @@ pub(super) fn read(entry: &Entry, folder: &Path, out: &mut Findings) -> Option<W
         inject,
         sign,
         placeholder,
+        preset: opening,
     })
 }
 
-fn locations(fields: &Fields<'_>, out: &mut Findings) -> Locations {
+fn preset(node: &Node, out: &mut Findings) -> Option<At<&'static SecretPreset>> {
+    let written = text(node, "a preset", out)?;
+    if let Some(value) = presets::find(written) {
+        return Some(At { value, place: node.place.clone() });
+    }
+    let names = presets::names();
+    let hint = match nearest(written, &names) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("there are {}", names.join(", ")),
+    };
+    let message = format!("there is no preset `{}`", shown(written));
+    out.push(Diagnostic::error("unknown-preset", &node.place, message).hint(hint));
+    None
+}
+
+/// A secret of a preset that names no source is in the variable of its own name.
+fn from_its_variable(fields: &Fields<'_>, name: Option<&At<SecretName>>) -> Option<At<SourceSpec>> {
+    let value = SourceSpec::Env(name?.value.to_string());
+    Some(At { value, place: fields.key_place("preset").clone() })
+}
+
+fn preset_hosts(preset: &At<&'static SecretPreset>) -> Vec<At<HostPattern>> {
+    let at = |host: &HostPattern| At { value: host.clone(), place: preset.place.clone() };
+    preset.value.hosts.iter().map(at).collect()
+}
+
+fn locations(
+    fields: &Fields<'_>,
+    preset: Option<&At<&'static SecretPreset>>,
+    out: &mut Findings,
+) -> Locations {
+    if let Some(preset) = preset
+        && fields.get("locations").is_none()
+        && fields.get("headers").is_none()
+    {
+        return preset.value.locations.clone();
+    }
     let mut locations = fields.get("locations").map_or_else(Locations::default, |node| {
         let hint = "leave the field out, and the secret may stand in headers";
         let mut named = Locations::NONE;

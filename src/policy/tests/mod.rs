@@ -2,6 +2,7 @@
 
 mod diagnostics;
 mod layers;
+mod presets;
 mod reference;
 mod schema;
 mod shipped;

@@ -14,6 +14,9 @@ fn accepts(schema: &Value, root: &Value, value: &Value) -> bool {
     let any_of = schema["oneOf"].as_array();
     let one = any_of
         .is_none_or(|all| all.iter().filter(|schema| accepts(schema, root, value)).count() == 1);
+    let any = schema["anyOf"]
+        .as_array()
+        .is_none_or(|all| all.iter().any(|schema| accepts(schema, root, value)));
     let kind = match schema["type"].as_str() {
         Some("object") => value.is_object(),
         Some("array") => value.is_array(),
@@ -40,7 +43,7 @@ fn accepts(schema: &Value, root: &Value, value: &Value) -> bool {
             && fields.iter().all(property)
     });
     let referenced = reference.is_none_or(|name| accepts(&root["$defs"][name], root, value));
-    one && kind && listed && length && items && fields && referenced
+    one && any && kind && listed && length && items && fields && referenced
 }
 
 fn to_json(node: &Node) -> Value {

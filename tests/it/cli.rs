@@ -60,6 +60,30 @@ fn the_demo_goes_as_it_must_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn check_lists_the_presets_and_three_words_of_one_are_a_policy() {
+    let folder = tempfile::tempdir().unwrap();
+    let listed = |arguments: &[&str]| {
+        let output = tollgate(folder.path()).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let human = listed(&["check", "--presets"]);
+    for told in ["github-fine-grained\n", "github_pat_{sealed:22}_{sealed:59}", "x-goog-api-key"] {
+        assert!(human.contains(told), "{told} in {human}");
+    }
+    let presets: serde_json::Value =
+        serde_json::from_str(&listed(&["check", "--presets", "--format", "json"])).unwrap();
+    for preset in presets.as_array().unwrap() {
+        let name = preset["preset"].as_str().unwrap();
+        assert!(preset["allowedHosts"][0].is_string() && preset["headers"][0].is_string());
+        let policy =
+            format!("secretStores: {{ s: {{ secrets: {{ KEY: {{ preset: {name} }} }} }} }}\n");
+        std::fs::write(folder.path().join("p.yaml"), policy).unwrap();
+        assert!(listed(&["check", "p.yaml"]).contains("0 warnings"), "{name}");
+    }
+}
+
+#[test]
 fn a_command_gets_sealed_tokens_and_no_credential_under_any_name() {
     let folder = folder();
     let ran = run(folder.path(), "env; exit 7");

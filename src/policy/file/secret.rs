@@ -104,6 +104,10 @@ pub(super) fn read(entry: &Entry, folder: &Path, out: &mut Findings) -> Option<W
         Some(node) => placeholder(node, out),
         None => preset.as_ref().and_then(|preset| preset.value.placeholder.clone()),
     };
+    if fields.get("preset").is_some() && preset.is_none() {
+        // Without its hosts it would be called unbound, which is not what is wrong.
+        return None;
+    }
     // Who names the hosts names what opens them, too.
     let opening = preset.clone().filter(|_| hosts.is_none());
     let hosts = hosts.or_else(|| preset.map(|preset| preset_hosts(&preset)));

@@ -170,7 +170,7 @@ fn line(tried: &Tried, terminal: &Terminal) -> String {
     };
     let place = tried.place.as_ref().map(ToString::to_string).unwrap_or_default();
     let host = tried.host.as_deref().unwrap_or_default();
-    let mut text = format!("  {mark}  {:<24} {host:<32} {place:<26}", tried.secret.as_str());
+    let mut text = format!("  {mark}  {:<20} {host:<24} {place:<34} ", tried.secret.as_str());
     let echo = tried.echo.map(|echo| match echo {
         Echo::Sealed => "echo sealed",
         Echo::Leaked => "ECHO NOT SEALED",

@@ -72,13 +72,15 @@ async fn opened(
     Ok(Some(value))
 }
 
-/// `Basic ` in any letter case, and what follows it.
+/// `Basic` in any letter case with the space behind it, or the tab that some servers read as one; and what follows.
 fn basic<'f>(name: &HeaderName, field: &'f [u8]) -> Option<(&'f [u8], &'f [u8])> {
     if *name != AUTHORIZATION {
         return None;
     }
     let (scheme, credentials) = field.split_at_checked(b"basic ".len())?;
-    scheme.eq_ignore_ascii_case(b"basic ").then_some((scheme, credentials))
+    let space = matches!(scheme.last(), Some(b' ' | b'\t'));
+    let named = scheme.get(..5).is_some_and(|name| name.eq_ignore_ascii_case(b"basic"));
+    (space && named).then_some((scheme, credentials))
 }
 
 /// Base64 that does not round-trip cannot be rewritten faithfully; if a lenient reader would find a token in it, it may not pass either.

@@ -144,7 +144,8 @@ fn open_tunnel(
     let refused = if introspect::is_ours(&destination.host) {
         None
     } else {
-        match decide_connect(session.policy(), &destination).permit() {
+        let permit = decide_connect(session.policy(), &destination).permit();
+        match permit.and_then(|permit| substitute::host(&session, &destination).map(|()| permit)) {
             Ok(permit) => {
                 record.rule(permit.rule());
                 None

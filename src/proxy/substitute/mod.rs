@@ -22,6 +22,7 @@ use super::Via;
 use super::forward::Outgoing;
 use super::record::Record;
 use super::scrub::Coding;
+use crate::host::Destination;
 use crate::policy::{BoundSecret, Denial, DenyReason, RequestPermit};
 use crate::secret::SecretName;
 use crate::session::{Recognised, Session};
@@ -39,6 +40,7 @@ pub(super) async fn request(
     request: Request<Incoming>,
     record: &mut Record,
 ) -> Result<Outgoing, Denial> {
+    host(session, permit.destination())?;
     let (mut parts, body) = request.into_parts();
     let exposure = recognised.sandbox.exposure();
     exposed::check(exposure, session, permit, &parts.uri, &parts.headers)?;
@@ -74,6 +76,17 @@ pub(super) async fn request(
 /// Whether the messages of a WebSocket are read, in either direction, so that no extension may change how they are written.
 pub(super) fn reads_messages(permit: &RequestPermit) -> bool {
     permit.scrubs() || permit.secrets().iter().any(|bound| bound.locations.websocket)
+}
+
+/// Refuses a destination whose name holds a sealed token: no name is ever substituted, and whoever resolves it would read the token.
+pub(super) fn host(session: &Session, destination: &Destination) -> Result<(), Denial> {
+    if session.finder().find(destination.host.as_str().as_bytes()).next().is_none() {
+        return Ok(());
+    }
+    Err(tokens::misdirected(
+        "a sealed token in the name of a host".to_owned(),
+        "send the token in a header field; host names are not opened",
+    ))
 }
 
 /// A secret that was opened, and where.

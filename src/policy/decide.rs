@@ -162,12 +162,17 @@ const LONGEST_METHOD: usize = 32;
 
 /// TRACE and its kin echo what they are sent, secrets included; CONNECT opens tunnels only at the proxy itself.
 fn check_carried(method: &Method) -> Result<(), Denial> {
+    let too_long = method.as_str().len() > LONGEST_METHOD;
     let never = *method == Method::TRACE
         || *method == Method::CONNECT
         || matches!(method.as_str(), "TRACK" | "DEBUG")
-        || method.as_str().len() > LONGEST_METHOD;
+        || too_long;
     if never {
-        let detail = format!("the method {:.32} is never carried", method.as_str());
+        let detail = if too_long {
+            "a method as long as this is never carried".to_owned()
+        } else {
+            format!("the method {method} is never carried")
+        };
         return Err(Denial::new(
             DenyReason::MethodNotAllowed,
             detail,

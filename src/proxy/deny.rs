@@ -1,5 +1,7 @@
 //! Where any step may end: one denial as the answer that its client understands. No status is chosen anywhere else.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, PROXY_AUTHENTICATE};
 use http::{Method, Request, Response, StatusCode, Version};
@@ -82,9 +84,9 @@ struct Problem<'a> {
     title: &'static str,
     status: u16,
     reason: DenyReason,
-    host: &'a str,
-    detail: &'a str,
-    hint: &'a str,
+    host: Cow<'a, str>,
+    detail: Cow<'a, str>,
+    hint: Cow<'a, str>,
     #[serde(rename = "sandboxID", skip_serializing_if = "Option::is_none")]
     sandbox_id: Option<&'a crate::secret::SandboxId>,
     #[serde(rename = "requestID", skip_serializing_if = "Option::is_none")]
@@ -98,8 +100,8 @@ fn problem(denial: &Denial, status: StatusCode, mut record: Record) -> Response<
         status: status.as_u16(),
         reason: denial.reason,
         host: record.host(),
-        detail: &denial.detail,
-        hint: &denial.hint,
+        detail: record.told(&denial.detail),
+        hint: record.told(&denial.hint),
         sandbox_id: record.sandbox(),
         request_id: record.id(),
     };
@@ -121,6 +123,7 @@ fn grpc(denial: &Denial, status: StatusCode, mut record: Record) -> Response<Ans
         _ => "7",
     };
     let message = format!("{}: {} ({})", denial.reason, denial.detail, denial.hint);
+    let message = record.told(&message);
     let message = percent_encoding::utf8_percent_encode(&message, GRPC_MESSAGE).to_string();
     record.answered(200);
     let mut answer = Response::new(AnswerBody::own(Bytes::new(), record));

@@ -14,7 +14,7 @@ use super::{Client, Tunnel, Via};
 use crate::audit::{Digest, Event, Kind, RequestId, bounded};
 use crate::host::Destination;
 use crate::policy::{Denial, DenyReason, RequestPermit, RuleName};
-use crate::secret::{Needles, SecretName};
+use crate::secret::SecretName;
 use crate::session::Session;
 
 /// The event of one request. Emitted when it is dropped, by whoever holds it last.
@@ -28,9 +28,9 @@ struct Open {
     event: Event,
     began: Instant,
     client: Arc<Client>,
+    /// Knows what must not be told of what the sandbox wrote.
+    session: Option<Arc<Session>>,
     exchange: Arc<Exchange>,
-    /// What no event may hold, from when the sandbox is known.
-    needles: Option<Arc<Needles>>,
 }
 
 /// What both directions of a request tell each other.
@@ -90,10 +90,8 @@ impl Record {
     pub(super) fn begin(via: &Via, request: &Request<Incoming>) -> Self {
         let mut event = Event::new(Kind::Request);
         event.client = Some(via.client.name.clone());
-        bounded(request.method().as_str()).clone_into(&mut event.method);
-        if let Some(path) = request.uri().path_and_query() {
-            event.path = bounded(path.path());
-        }
+        request.method().as_str().clone_into(&mut event.method);
+        request.uri().path().clone_into(&mut event.path);
         event.protocol = match request.version() {
             Version::HTTP_10 if via.protocol == "http/1.1" => "http/1.0",
             _ => via.protocol,
@@ -103,8 +101,8 @@ impl Record {
             event,
             began: Instant::now(),
             client: via.client.clone(),
+            session: None,
             exchange: Arc::default(),
-            needles: None,
         };
         Self { open: Some(Box::new(open)) }
     }
@@ -114,15 +112,13 @@ impl Record {
         Self { open: self.open.take() }
     }
 
-    /// The sandbox and policy that were found, and with them what the event may not hold.
-    pub(super) fn session(&mut self, session: &Session) {
+    /// The sandbox and policy that were found.
+    pub(super) fn session(&mut self, session: &Arc<Session>) {
         if let Some(open) = &mut self.open {
-            open.needles = session.needles();
+            open.event.sandbox_id = Some(session.id().clone());
+            open.event.policy_digest = Some(Digest(session.policy().digest()));
+            open.session = Some(session.clone());
         }
-        self.edit(|event| {
-            event.sandbox_id = Some(session.id().clone());
-            event.policy_digest = Some(Digest(session.policy().digest()));
-        });
     }
 
     /// The destination that was read.
@@ -149,14 +145,8 @@ impl Record {
     }
 
     /// A denial ended the request.
-    ///
-    /// Only after an exposure does the answer show the host without the value in it; any other answer that did so would confirm a guess.
     pub(super) fn denied(&mut self, denial: &Denial) {
-        let Some(open) = &mut self.open else { return };
-        open.event.deny(denial);
-        if matches!(denial.reason, DenyReason::SecretExposed | DenyReason::SecretRequiresTls) {
-            open.redact();
-        }
+        self.edit(|event| event.deny(denial));
     }
 
     /// The head of the answer goes out with this status.
@@ -185,9 +175,27 @@ impl Record {
         self.open.as_ref().and_then(|open| open.event.sandbox_id.as_ref())
     }
 
-    /// The canonical host, if one was read.
-    pub(super) fn host(&self) -> &str {
-        self.open.as_ref().map_or("", |open| &open.event.host)
+    /// The canonical host, if one was read, as the sandbox may be told.
+    pub(super) fn host(&self) -> Cow<'_, str> {
+        self.told(self.open.as_ref().map_or("", |open| &*open.event.host))
+    }
+
+    /// A text that may hold what the sandbox wrote, as the sandbox may be told.
+    ///
+    /// Values are hidden only from answers whose reason says that there was one: any other answer that did so would confirm a guess which
+    /// nobody counts.
+    pub(super) fn told<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let Some((open, session)) =
+            self.open.as_ref().and_then(|open| Some((open, open.session.as_ref()?)))
+        else {
+            return Cow::Borrowed(text);
+        };
+        match open.event.reason {
+            Some(DenyReason::SecretExposed | DenyReason::SecretRequiresTls) => {
+                session.redacted(text)
+            }
+            _ => session.without_tokens(text),
+        }
     }
 
     /// The counters that both directions share.
@@ -198,15 +206,6 @@ impl Record {
     fn edit(&mut self, edit: impl FnOnce(&mut Event)) {
         if let Some(open) = &mut self.open {
             edit(&mut open.event);
-        }
-    }
-}
-
-impl Open {
-    /// What the sandbox wrote may hold a real value that it should not know.
-    fn redact(&mut self) {
-        if let Some(needles) = &self.needles {
-            redact(&mut self.event, needles);
         }
     }
 }
@@ -229,7 +228,7 @@ impl Drop for Record {
             open.event.deny(denial);
             open.event.status = status;
         }
-        open.redact();
+        tell_safely(&mut open.event, open.session.as_deref());
         open.client.proxy.audit.emit(open.event);
         open.client.activity.ended();
     }
@@ -244,17 +243,20 @@ fn add(event: &mut Event, opened: Vec<OpenedAt>) {
     }
 }
 
-/// Takes the values out of what a sandbox wrote, and out of sentences about it.
-fn redact(event: &mut Event, needles: &Needles) {
-    for text in [&mut event.path, &mut event.method] {
-        if let Cow::Owned(clean) = needles.redacted(text) {
-            *text = clean;
-        }
-    }
-    if let Cow::Owned(clean) = needles.redacted(&event.host) {
+/// Hides tokens and values in what the sandbox wrote, and bounds it: in this order, or a value could be cut in two and its beginning stay.
+fn tell_safely(event: &mut Event, session: Option<&Session>) {
+    if let Some(Cow::Owned(clean)) = session.map(|session| session.redacted(&event.host)) {
         event.host = clean.into();
     }
-    if let Cow::Owned(clean) = needles.redacted(&event.detail) {
+    for text in [&mut event.method, &mut event.path] {
+        if let Some(Cow::Owned(clean)) = session.map(|session| session.redacted(text)) {
+            *text = clean;
+        }
+        if text.len() > Event::TEXT {
+            *text = bounded(text);
+        }
+    }
+    if let Some(Cow::Owned(clean)) = session.map(|session| session.redacted(&event.detail)) {
         event.detail = clean.into();
     }
 }
@@ -274,10 +276,7 @@ impl Tunnel {
         event.protocol = "connect";
         event.deny(denial);
         event.status = None;
-        let session = self.recognised.sandbox.session();
-        if let Some(needles) = session.ok().and_then(|session| session.needles()) {
-            redact(&mut event, &needles);
-        }
+        tell_safely(&mut event, self.recognised.sandbox.session().ok().as_deref());
         self.client.proxy.audit.emit(event);
     }
 }

@@ -5,6 +5,7 @@
 mod exposure;
 mod registry;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -62,6 +63,9 @@ pub struct SealedSecret {
     /// What the sandbox holds.
     pub token: SealedToken,
 }
+
+/// Neither a value that is searched for nor a token with its 64 bits is shorter than this, in bytes.
+const SHORTEST_HIDDEN: usize = 11;
 
 impl Session {
     /// Derives the tokens of every secret of the policy. `live` finds the source of a store's secret; one without a source is left out and
@@ -173,6 +177,39 @@ impl Session {
         let needles = Arc::new(Needles::new(&values));
         self.needles.store(Some(Arc::new(HeldNeedles { versions, needles: needles.clone() })));
         (needles.longest() > 0).then_some(needles)
+    }
+
+    /// A text as an operator may read it: `tok:` and the secret's name stand where a value or a token stood.
+    #[must_use]
+    pub fn redacted<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        if text.len() < SHORTEST_HIDDEN {
+            return Cow::Borrowed(text);
+        }
+        let needles = self.needles();
+        match needles.as_ref().map_or(Cow::Borrowed(text), |needles| needles.redacted(text)) {
+            Cow::Borrowed(text) => self.without_tokens(text),
+            Cow::Owned(sealed) => Cow::Owned(self.without_tokens(&sealed).into_owned()),
+        }
+    }
+
+    /// A text in which `tok:` and the secret's name stand where a token stood.
+    #[must_use]
+    pub fn without_tokens<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let mut clean = String::new();
+        let mut copied = 0;
+        for found in self.finder.find(text.as_bytes()) {
+            let token = text.get(found.clone()).unwrap_or_default();
+            let secret = self.by_token(token.as_bytes());
+            clean.push_str(text.get(copied..found.start).unwrap_or_default());
+            clean.push_str("tok:");
+            clean.push_str(secret.map_or("?", |secret| secret.bound.name.as_str()));
+            copied = found.end;
+        }
+        if copied == 0 {
+            return Cow::Borrowed(text);
+        }
+        clean.push_str(text.get(copied..).unwrap_or_default());
+        Cow::Owned(clean)
     }
 
     fn sources(&self) -> impl Iterator<Item = (&SealedToken, &Arc<LiveSecret>)> {

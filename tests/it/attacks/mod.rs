@@ -13,5 +13,6 @@ mod http1_parsing_smuggling;
 mod http2;
 mod policy_file;
 mod reflection;
+mod substitution;
 mod tls_client_side;
 mod wire;

@@ -1,7 +1,8 @@
 //! The input language of the hostile cases: backslash escapes and `{{…}}`.
 //!
 //! `\r \n \t \0 \xNN \\ \"`; `{{TOK_A}}` `{{S_A}}` token and value of `KEY_A`; `{{TOK_A[0:7]}}`; `{{repeat:x:n}}`; `{{len}}` the length of what
-//! follows the first empty line; `{{b64:x}} {{b64url-nopad:x}} {{hex:x}} {{pct:x}} {{json:x}} {{upper:x}}`.
+//! follows the first empty line; `{{b64:x}} {{b64url-nopad:x}} {{hex:x}} {{pct:x}} {{json:x}} {{upper:x}}
+//! {{fullwidth:x}}`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -98,6 +99,10 @@ fn encode(coding: &str, bytes: &[u8]) -> Vec<u8> {
         "pct" => each(|byte| format!("%{byte:02X}")),
         "json" => each(|byte| format!("\\u{byte:04x}")),
         "upper" => String::from_utf8_lossy(bytes).to_ascii_uppercase(),
+        "fullwidth" => {
+            let wide = |byte: &u8| char::from_u32(u32::from(*byte) - 0x21 + 0xff01).unwrap();
+            bytes.iter().map(wide).collect()
+        }
         other => panic!("unknown coding {other}"),
     }
     .into_bytes()

@@ -380,7 +380,7 @@ impl Relayed {
 
     fn scrub_trailers(&self, mut trailers: HeaderMap) -> HeaderMap {
         if let Some(scrubber) = &self.scrubber {
-            let hits = scrubber.needles().scrub_headers(&mut trailers);
+            let hits = scrubber.trailers(&mut trailers);
             self.exchange.scrubbed.fetch_add(hits, Ordering::Relaxed);
         }
         trailers

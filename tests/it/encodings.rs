@@ -90,8 +90,9 @@ async fn an_encoded_echo_arrives_decoded_and_sealed() {
         assert_eq!(answer.text(), format!("before {token} after\n"), "{coding}");
         assert_eq!(answer.header("content-encoding"), None);
         assert_eq!(answer.header("content-length").unwrap(), answer.body.len().to_string());
-        assert_eq!(answer.header("etag"), Some("W/\"abc\""));
-        assert_eq!((answer.header("content-md5"), answer.header("repr-digest")), (None, None));
+        for validator in ["etag", "content-md5", "repr-digest"] {
+            assert_eq!(answer.header(validator), None, "{coding}");
+        }
         assert_eq!(answer.header("vary"), Some("accept-encoding"));
         assert_eq!(event["scrubbed"], 1);
     }

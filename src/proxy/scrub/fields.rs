@@ -30,17 +30,22 @@ pub(super) fn clean(headers: &mut HeaderMap) {
     }
 }
 
-/// States the length of a whole body; one that changed is not what its validators describe.
+/// States the length of a whole body.
 pub(super) fn restate_length(headers: &mut HeaderMap, body: &Bytes) {
     let length = HeaderValue::from(body.len());
-    let stated = headers.get(CONTENT_LENGTH);
-    if stated.is_some_and(|stated| *stated == length) {
-        return;
+    if headers.get(CONTENT_LENGTH) != Some(&length) {
+        headers.insert(CONTENT_LENGTH, length);
     }
-    if stated.is_some() {
-        retain(headers, |name| !DIGESTS.contains(&name.as_str()) && *name != ETAG);
-    }
-    headers.insert(CONTENT_LENGTH, length);
+}
+
+/// A value was hidden in the body: no validator describes what leaves, and a digest of what came would let its reader try guesses offline.
+pub(super) fn rewritten(headers: &mut HeaderMap) {
+    retain(headers, |name| !DIGESTS.contains(&name.as_str()) && *name != ETAG);
+}
+
+/// A value may yet be hidden in the body or in what follows it. The entity tag stays: it is opaque, and caches live by it.
+pub(super) fn may_be_rewritten(fields: &mut HeaderMap) {
+    retain(fields, |name| !DIGESTS.contains(&name.as_str()));
 }
 
 /// The body leaves decoded: what described its encoded bytes goes, and its entity tag says no more than that the content is the same

@@ -97,9 +97,18 @@ pub(super) async fn answer(
     record.answered(parts.status.as_u16());
     match searched {
         Search::Nothing => {}
-        Search::Stream(scrubber) => relayed.scrubber = Some(scrubber),
+        Search::Stream(scrubber) => {
+            fields::may_be_rewritten(&mut parts.headers);
+            relayed.scrubber = Some(scrubber);
+        }
         Search::Whole(scrubber) => {
-            if let Some(body) = whole::search(asked, &mut relayed, scrubber).await? {
+            let exchange = relayed.exchange.clone();
+            let before = exchange.scrubbed.load(Ordering::Relaxed);
+            let body = whole::search(asked, &mut relayed, scrubber).await?;
+            if exchange.scrubbed.load(Ordering::Relaxed) != before {
+                fields::rewritten(&mut parts.headers);
+            }
+            if let Some(body) = body {
                 fields::restate_length(&mut parts.headers, &body);
                 let trailers = relayed.trailers.take();
                 let body = AnswerBody::whole(body, trailers, record.take());

@@ -71,7 +71,7 @@ async fn collect(
             }
             Err(frame) => {
                 let mut trailers = frame.into_trailers().unwrap_or_default();
-                let hits = scrubber.needles().scrub_headers(&mut trailers);
+                let hits = scrubber.trailers(&mut trailers);
                 relayed.exchange.scrubbed.fetch_add(hits, Ordering::Relaxed);
                 relayed.trailers = Some(trailers);
             }

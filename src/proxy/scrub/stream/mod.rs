@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use http::HeaderMap;
 
 use super::decode::{Decoder, Unreadable};
+use super::fields;
 use super::messages::Messages;
 use crate::proxy::record::Exchange;
 use crate::secret::{Hide, Needles};
@@ -120,6 +122,12 @@ impl Scrubber {
     /// What is searched for.
     pub(in crate::proxy) fn needles(&self) -> &Needles {
         &self.needles
+    }
+
+    /// Hides values in the fields that follow the body, and drops what would describe the body as it came; how many values were hidden.
+    pub(in crate::proxy) fn trailers(&self, trailers: &mut HeaderMap) -> u64 {
+        fields::may_be_rewritten(trailers);
+        self.needles.scrub_headers(trailers)
     }
 
     /// Searches a piece, together with what was held back before it.

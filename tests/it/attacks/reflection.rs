@@ -286,7 +286,36 @@ async fn REF_019_encodings_known_unknown_and_stacked() {
     }
 }
 
-// not yet: REF-020 by nature: what an archive or an image holds is not unpacked; bind secrets to hosts that do not publish what they get
+/// What an archive or an image holds is not unpacked: it passes as it is, value included. Bind secrets to hosts that do not publish what they
+/// get (README, limits). This pins that nothing else happens to it.
+#[tokio::test]
+async fn REF_020_an_archive_is_opaque() {
+    let archive = gzip(b"a backup");
+    let sent = archive.clone();
+    let upstream = writing(move |_| {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/gzip\r\nContent-Length: {}\r\n\r\n",
+            sent.len()
+        );
+        [head.as_bytes(), &sent].concat()
+    });
+    let reflected = asked(upstream, Protocol::H1).await;
+    assert_eq!(reflected.answer.body, archive);
+    assert_eq!(reflected.event.get("scrubbed"), None);
+    let upstream = writing(|value| {
+        let archive = gzip(format!("a backup of {value}").as_bytes());
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/gzip\r\nContent-Length: {}\r\n\r\n",
+            archive.len()
+        );
+        [head.as_bytes(), &archive].concat()
+    });
+    let reflected = asked(upstream, Protocol::H1).await;
+    let mut unpacked = String::new();
+    let mut reader = flate2::read::GzDecoder::new(&*reflected.answer.body);
+    std::io::Read::read_to_string(&mut reader, &mut unpacked).unwrap();
+    assert_eq!(unpacked, format!("a backup of {}", reflected.value));
+}
 
 #[tokio::test]
 async fn REF_022_bombs() {

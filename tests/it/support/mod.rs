@@ -22,7 +22,7 @@ mod tollgate;
 mod upstream;
 mod watch;
 
-pub(crate) use attack::{Attack, P0, exchange};
+pub(crate) use attack::{Attack, Outcome, P0, exchange};
 pub(crate) use authority::{pem as authority_pem, pem_files as certificate_files};
 pub(crate) use dns::DnsStub;
 pub(crate) use h2_frames::Frames;

@@ -51,9 +51,9 @@ struct Reason {
 }
 
 impl Metrics {
-    /// All at zero, with the proxy's count of connections.
+    /// All at zero, with the proxy's count of connections and the audit's of lines that it could not write.
     #[must_use]
-    pub fn new(connections: &Connections) -> Self {
+    pub fn new(connections: &Connections, audit_lost: &Counter) -> Self {
         let requests = Family::<Verdict, Counter>::default();
         let mut metrics = Self {
             registry: Registry::with_prefix("tollgate"),
@@ -68,6 +68,11 @@ impl Metrics {
             loads: Family::default(),
         };
         metrics.register(connections);
+        metrics.registry.register(
+            "audit_lost",
+            "Audit events that could not be written",
+            audit_lost.clone(),
+        );
         metrics
     }
 
@@ -156,7 +161,7 @@ mod tests {
     #[test]
     fn events_are_counted_by_verdict_and_reason_and_never_by_host() {
         let connections = Connections::default();
-        let metrics = Metrics::new(&connections);
+        let metrics = Metrics::new(&connections, &Counter::default());
         let open = connections.accepted();
         drop(connections.accepted());
         let mut event = Event::new(Kind::Request);

@@ -85,11 +85,12 @@ impl Server {
         let operators = Operators::bind(config).await?;
         let own = OwnSockets { listening: operators.and(&explicit) };
         let connections = Connections::default();
-        let metrics = Arc::new(Metrics::new(&connections));
+        let audit = open_audit(config)?;
+        let metrics = Arc::new(Metrics::new(&connections, &audit.lost()));
         if operators.metrics.is_some() {
             observers.push(metrics.clone());
         }
-        let audit = open_audit(config)?.observed_by(observers);
+        let audit = audit.observed_by(observers);
         let connector = Connector::new(
             &config.upstream.resolver,
             config.upstream.connect_to.clone(),

@@ -12,6 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use jiff::Timestamp;
+use prometheus_client::metrics::counter::Counter;
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings, json_schema};
 use serde::Serialize;
 
@@ -326,6 +327,8 @@ struct Shared {
     wake: Condvar,
     room: tokio::sync::Notify,
     bound: usize,
+    /// Lines that could not be written.
+    lost: Counter,
 }
 
 #[derive(Debug, Default)]
@@ -358,6 +361,7 @@ impl Audit {
             wake: Condvar::new(),
             room: tokio::sync::Notify::new(),
             bound,
+            lost: Counter::default(),
         });
         let of_thread = shared.clone();
         let thread = std::thread::Builder::new()
@@ -365,6 +369,12 @@ impl Audit {
             .spawn(move || write_all(&of_thread, out))?;
         let writer = Arc::new(Writer { shared: shared.clone(), thread: Mutex::new(Some(thread)) });
         Ok(Self { observers: Arc::default(), shared, _writer: writer })
+    }
+
+    /// Counts the lines that could not be written, for instance to a full disk: the proxy goes on, and tells.
+    #[must_use]
+    pub fn lost(&self) -> Counter {
+        self.shared.lost.clone()
     }
 
     /// The same, seen by these too.
@@ -403,6 +413,32 @@ impl Audit {
     }
 }
 
+/// Writes all but printable ASCII escaped, so that no reader's terminal acts on a line or shows it in another order.
+struct Plain;
+
+impl serde_json::ser::Formatter for Plain {
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        let printable = |c: char| matches!(c, ' '..='~');
+        if fragment.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            return writer.write_all(fragment.as_bytes());
+        }
+        for c in fragment.chars() {
+            if printable(c) {
+                write!(writer, "{c}")?;
+            } else {
+                c.encode_utf16(&mut [0; 2])
+                    .iter()
+                    .try_for_each(|unit| write!(writer, "\\u{unit:04x}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Gathers for a moment, then writes once: a busy proxy wakes this thread fifty times a second, not once per request. The lines are made
 /// here, many in a row, which costs half of what it costs between two requests.
 fn write_all(shared: &Shared, mut out: impl Write) {
@@ -423,9 +459,11 @@ fn write_all(shared: &Shared, mut out: impl Write) {
         std::mem::swap(&mut queue.events, &mut events);
         queue.weight = 0;
         drop(queue);
+        let made = events.len();
         events.drain(..).for_each(|event| append_line(&event, &mut lines));
         if let Err(error) = out.write_all(&lines).and_then(|()| out.flush()) {
-            tracing::error!(%error, "the audit cannot be written");
+            shared.lost.inc_by(made as u64);
+            tracing::error!(%error, lines = made, "the audit cannot be written");
         }
         lines.clear();
         shared.room.notify_waiters();
@@ -437,7 +475,8 @@ fn write_all(shared: &Shared, mut out: impl Write) {
 
 fn append_line(event: &Event, lines: &mut Vec<u8>) {
     let before = lines.len();
-    if serde_json::to_writer(&mut *lines, event).is_err() {
+    let mut line = serde_json::Serializer::with_formatter(&mut *lines, Plain);
+    if event.serialize(&mut line).is_err() {
         lines.truncate(before);
         tracing::error!(request = %event.request_id, "an audit event could not be written as JSON");
         return;

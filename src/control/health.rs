@@ -59,7 +59,8 @@ mod tests {
     #[tokio::test]
     async fn a_refused_reload_is_not_ready_and_says_why_and_the_process_is_healthy_all_the_while() {
         let health = Arc::new(Health::default());
-        let metrics = Arc::new(Metrics::new(&crate::metrics::Connections::default()));
+        let metrics =
+            Arc::new(Metrics::new(&crate::metrics::Connections::default(), &Default::default()));
         let ask = |path: &'static str| {
             let router = router(health.clone(), metrics.clone());
             async move {

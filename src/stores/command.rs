@@ -1,7 +1,9 @@
 //! A value that a program prints. No shell, no input, nothing kept of what it says on standard error, and an end to its whole process group.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -44,7 +46,11 @@ async fn run(argv: &[String]) -> Result<Fetched, Fault> {
     let not_started = |error: std::io::Error| Fault::NotStarted(error.kind());
     let (program, arguments) =
         argv.split_first().ok_or(Fault::NotStarted(std::io::ErrorKind::InvalidInput))?;
-    let child = tokio::process::Command::new(program)
+    let mut command = tokio::process::Command::new(program);
+    for variable in withheld() {
+        command.env_remove(variable);
+    }
+    let child = command
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -62,6 +68,22 @@ async fn run(argv: &[String]) -> Result<Fetched, Fault> {
         return Err(Fault::Failed(status.code()));
     }
     Ok(Fetched::Value(Arc::new(without_newline(&printed)?), None))
+}
+
+/// Variables that hold credentials of Tollgate's own: its keys, and the values of other secrets.
+static WITHHELD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Keeps a variable from every program that is started from here on: each gets what it needs of the environment, and nobody else's value.
+pub(super) fn withhold(variable: &str) {
+    let mut withheld = WITHHELD.lock().unwrap_or_else(PoisonError::into_inner);
+    withheld.insert(variable.to_owned());
+}
+
+fn withheld() -> impl Iterator<Item = OsString> {
+    let named = WITHHELD.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let ours = |name: &OsString| name.as_encoded_bytes().starts_with(b"TOLLGATE_");
+    let inherited = std::env::vars_os().map(|(name, _)| name).filter(ours);
+    named.into_iter().map(OsString::from).chain(inherited)
 }
 
 async fn read(output: impl AsyncRead + Unpin) -> Result<Zeroizing<Vec<u8>>, Fault> {

@@ -78,6 +78,7 @@ fn open(spec: SourceSpec, endpoints: &TokenEndpoints) -> (SourceName, Arc<dyn So
     let name = SourceName::of(&spec);
     let source: Arc<dyn Source> = match spec {
         SourceSpec::Env(variable) => {
+            command::withhold(&variable);
             Arc::new(Env { variable, lookup: |name| std::env::var_os(name) })
         }
         SourceSpec::File(path) => Arc::new(file::SecretFile::new(path)),

@@ -1,5 +1,7 @@
 //! Logs: to stderr, for people. What must be recorded goes to the audit, which no filter drops.
 
+use std::panic::Location;
+
 use tracing_subscriber::EnvFilter;
 
 /// Sets the process's logs up: `TOLLGATE_LOG` filters as `RUST_LOG` does (default `warn`); `TOLLGATE_LOG_FORMAT=json` for machines.
@@ -14,5 +16,14 @@ pub fn init() {
     };
     if installed.is_err() {
         tracing::debug!("logs were set up before");
+    }
+    std::panic::set_hook(Box::new(|panic| report(panic.location())));
+}
+
+/// Says where a panic was. Its message stays unsaid: a library's may quote what it was working on.
+fn report(location: Option<&Location<'_>>) {
+    match location {
+        Some(location) => tracing::error!(%location, "panicked"),
+        None => tracing::error!("panicked"),
     }
 }

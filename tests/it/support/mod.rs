@@ -16,17 +16,19 @@ pub(crate) mod cut;
 mod dns;
 mod expand;
 mod h2_frames;
+mod program;
 mod recorded;
 mod sandbox;
 mod tollgate;
 mod upstream;
-mod watch;
+pub(crate) mod watch;
 
 pub(crate) use attack::{Attack, Outcome, P0, exchange};
 pub(crate) use authority::{pem as authority_pem, pem_files as certificate_files};
 pub(crate) use dns::DnsStub;
 pub(crate) use h2_frames::Frames;
 pub(crate) use h2_frames::{Received, block, received};
+pub(crate) use program::Program;
 pub(crate) use recorded::Stream;
 pub(crate) use sandbox::{
     Answer, Connection, Protocol, RequestBody, Sandbox, full, read_answer, streamed,

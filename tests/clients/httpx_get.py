@@ -7,7 +7,7 @@ import seen
 
 def look():
     args = seen.request_arguments(__doc__)
-    with httpx.Client(http2=True, timeout=30) as client:
+    with httpx.Client(http2=True, timeout=30, follow_redirects=args.follow) as client:
         answer = client.request(args.method, args.url, headers=args.header, content=args.data)
     return {
         "client": f"httpx {httpx.__version__}",

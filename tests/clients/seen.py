@@ -17,6 +17,7 @@ def request_arguments(purpose):
     parser.add_argument("--method", default="GET")
     parser.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", type=header)
     parser.add_argument("--data", help="a request body, sent as UTF-8")
+    parser.add_argument("--follow", action="store_true", help="follow redirects")
     return parser.parse_args()
 
 

@@ -137,6 +137,86 @@ async fn curl_over_h1_and_h2() {
     tollgate.finish().await;
 }
 
+/// `api` redirects to `other`, with the value in the location; what a client brings there was never opened.
+async fn redirecting() -> (Upstream, Upstream, Tollgate) {
+    let api = Upstream::https("api.example.com")
+        .handler(|request: http::Request<Bytes>| async move {
+            let value = request.headers().get("x-key").map_or("", |key| key.to_str().unwrap());
+            let query =
+                if request.uri().path() == "/told" { format!("?k={value}") } else { String::new() };
+            Response::builder()
+                .status(307)
+                .header("location", format!("https://other.example.com/{query}"))
+                .body(crate::support::empty())
+                .unwrap()
+        })
+        .await;
+    let other = Upstream::https("other.example.com").await;
+    let policy = POLICY.replace("[api.example.com]\n", "[api.example.com, other.example.com]\n");
+    let tollgate = Tollgate::with(&policy, &[&api, &other]).await;
+    (api, other, tollgate)
+}
+
+/// Nothing that came to `other` holds the token or the value; that the value stayed at `api` is asserted at the end of every test too.
+async fn assert_refused(tollgate: Tollgate, api: &Upstream, other: &Upstream, followed: usize) {
+    let (token, value) =
+        (tollgate.sandbox("sb-test").token("KEY").to_owned(), tollgate.value("KEY"));
+    assert_eq!(api.requests().len(), followed);
+    assert!(api.requests().iter().all(|request| request.header("x-key") == Some(value.clone())));
+    for text in [&token, &value] {
+        assert!(memchr::memmem::find(&other.received(), text.as_bytes()).is_none());
+    }
+    assert!(other.requests().is_empty());
+    let events = tollgate.finish().await;
+    let alerts = events.iter().filter(|event| event["reason"] == "secret_misdirected").count();
+    assert_eq!(alerts, followed, "{events:#?}");
+}
+
+#[tokio::test]
+async fn curl_that_follows_a_redirect_takes_no_value_along() {
+    let Some(curl) = client(None, "curl") else { return };
+    let (api, other, tollgate) = redirecting().await;
+    let key = format!("X-Key: {}", tollgate.sandbox("sb-test").token("KEY"));
+    for (flag, path) in
+        [("--http1.1", "told"), ("--http2", "told"), ("--http1.1", ""), ("--http2", "")]
+    {
+        let url = format!("https://api.example.com/{path}");
+        let arguments = [
+            "-sS",
+            "-L",
+            "--location-trusted",
+            flag,
+            "-H",
+            &key,
+            "-w",
+            "\n%{http_code} %{num_redirects}",
+            &url,
+        ];
+        let (fine, out, err) = run(&tollgate, in_sandbox(&tollgate, &curl, &arguments)).await;
+        assert!(fine && out.ends_with("\n403 1"), "{out}{err}");
+        assert!(out.contains("secret_misdirected"), "{out}");
+    }
+    assert_refused(tollgate, &api, &other, 4).await;
+}
+
+#[tokio::test]
+async fn httpx_that_follows_a_redirect_takes_no_value_along() {
+    let Some(python) = python() else { return };
+    let (api, other, tollgate) = redirecting().await;
+    let key = format!("X-Key: {}", tollgate.sandbox("sb-test").token("KEY"));
+    for path in ["told", ""] {
+        let url = format!("https://api.example.com/{path}");
+        let told =
+            report(&tollgate, &python, "httpx_get.py", &["--header", &key, "--follow", &url]).await;
+        assert_eq!(
+            (&told["status"], &told["headers"]["x-deny-reason"]),
+            (&json!(403), &json!("secret_misdirected")),
+            "{told}"
+        );
+    }
+    assert_refused(tollgate, &api, &other, 2).await;
+}
+
 #[tokio::test]
 async fn curl_reads_each_event_as_it_comes() {
     let Some(curl) = client(None, "curl") else { return };

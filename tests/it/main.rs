@@ -33,6 +33,8 @@ mod bodies;
 mod clients;
 /// A denial tells one story at every layer.
 mod denials;
+/// Random requests arrive as they were sent.
+mod differential;
 /// Stopping without breaking what runs.
 mod drain;
 /// Encoded answers are read, or refused.

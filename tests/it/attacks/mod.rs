@@ -11,6 +11,7 @@ mod helpers;
 mod host_matching;
 mod http1_parsing_smuggling;
 mod http2;
+mod logging;
 mod oracles;
 mod policy_file;
 mod reflection;

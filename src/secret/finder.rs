@@ -165,6 +165,8 @@ const fn is_digit(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn token() -> String {
@@ -236,5 +238,48 @@ mod tests {
             assert_eq!(shaped(texts).unwrap_err(), SealClash, "{texts:?}");
         }
         assert!(shaped(&["uvwxyz", "xyzuvw", standard.as_str()]).is_ok());
+    }
+
+    /// Tries every token at every place: the leftmost, and of those that begin together the longest.
+    fn reference(tokens: &[String], text: &str) -> Vec<Range<usize>> {
+        let is_standard = |text: &str| SealedToken::of_text(text).is_standard();
+        let mut found = Vec::new();
+        let mut at = 0;
+        while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
+            let shaped = tokens.iter().filter(|token| rest.starts_with(*token)).map(String::len);
+            let standard =
+                rest.get(..SealedToken::LEN).filter(|text| is_standard(text)).map(str::len);
+            match shaped.chain(standard).max() {
+                Some(length) => {
+                    found.push(at..at + length);
+                    at += length;
+                }
+                None => at += 1,
+            }
+        }
+        found
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_tokens_in_any_text_are_found_and_any_end_of_it_that_may_become_one_is_undecided(
+            tokens in prop::collection::vec("[ab]{4,7}|osb_[ab]{2,4}|[ab]{2}osb_|f{0,3}osb_se", 1..5),
+            text in prop::collection::vec(
+                prop_oneof!["[abf]{0,9}", "osb_", "osb_sealed_", "osb_sealed_[0-9a-f]{31,33}"], 0..8,
+            ),
+        ) {
+            let text = text.concat();
+            let texts: Vec<_> = tokens.iter().map(String::as_str).collect();
+            let Ok(finder) = shaped(&texts) else { return Ok(()) };
+            let expected = reference(&tokens, &text);
+            prop_assert_eq!(finder.find(text.as_bytes()).collect::<Vec<_>>(), expected.clone());
+            for cut in 0..=text.len() {
+                let undecided = finder.undecided(&text.as_bytes()[..cut]);
+                let across = expected.iter().find(|found| found.start < cut && found.end > cut);
+                prop_assert!(across.is_none_or(|found| undecided <= found.start), "{cut}");
+            }
+        }
     }
 }

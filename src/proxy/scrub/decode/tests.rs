@@ -1,8 +1,13 @@
 //! What was encoded is read again however it is cut, when it is flushed, and only within its bounds.
 
 use std::io::Write as _;
+use std::sync::Arc;
 
+use proptest::prelude::*;
+
+use super::super::Scrubber;
 use super::*;
+use crate::secret::{Hide, Needles, SealKey, SecretValue};
 
 const CODINGS: [Coding; 4] = [Coding::Gzip, Coding::Deflate, Coding::Brotli, Coding::Zstd];
 
@@ -178,5 +183,91 @@ fn one_known_coding_is_read_and_all_else_is_refused() {
         (&["gzip, x-foo"], Err(Unreadable::Unknown)),
     ] {
         assert_eq!(of(fields), coding, "{fields:?}");
+    }
+}
+
+const VALUE: &str = "sk-live-0123456789abcdef";
+
+fn needles() -> Arc<Needles> {
+    let token = SealKey::new(&[1; 32]).seal(&"sb".parse().unwrap(), 0, &"KEY".parse().unwrap());
+    let value = Arc::new(SecretValue::new(VALUE.as_bytes().to_vec()).unwrap());
+    Arc::new(Needles::new(&[(token, value)]))
+}
+
+/// What a client gets of an encoded body that comes in pieces.
+fn scrubbed<'a>(coding: Coding, hide: Hide, pieces: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    let decoder = Decoder::new(coding, BOUNDS).unwrap();
+    let mut scrubber = Scrubber::new(needles(), hide, Arc::default()).decoding(decoder);
+    let mut out = Vec::new();
+    for piece in pieces {
+        scrubber.push(&Bytes::copy_from_slice(piece));
+        std::iter::from_fn(|| scrubber.next().unwrap()).for_each(|piece| out.extend(piece));
+    }
+    scrubber.finish();
+    std::iter::from_fn(|| scrubber.next().unwrap()).for_each(|piece| out.extend(piece));
+    out
+}
+
+/// An echo in some form, or something that begins or ends like one.
+fn echo() -> impl Strategy<Value = String> {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    let hex: String = VALUE.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let percent: String = VALUE.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let forms = [
+        VALUE.to_owned(),
+        hex,
+        percent,
+        STANDARD.encode(VALUE),
+        STANDARD.encode(format!("-{VALUE}")),
+        STANDARD.encode(format!("--{VALUE}")),
+    ];
+    let form = prop::sample::select(forms.to_vec());
+    prop_oneof![
+        3 => form.clone(),
+        1 => (form.clone(), 1..20usize).prop_map(|(form, cut)| form.split_at(cut).0.to_owned()),
+        1 => (form, 1..20usize).prop_map(|(form, cut)| form.split_at(cut).1.to_owned()),
+        1 => "[a-z \n]{0,40}",
+        1 => Just("x".repeat(3000)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_encoded_echo_cut_anywhere_is_hidden_like_that_of_the_whole_text(
+        coding in prop::sample::select(CODINGS.to_vec()),
+        text in prop::collection::vec(echo(), 0..8),
+        cuts in prop::collection::vec(1_usize..60, 1..12),
+        mask: bool,
+    ) {
+        let hide = if mask { Hide::Mask } else { Hide::Replace };
+        let text = text.concat().into_bytes();
+        let body = encoded(coding, &text);
+        let mut rest = &body[..];
+        let cut = cuts.iter().cycle().map_while(|length| {
+            let (piece, after) = rest.split_at((*length).min(rest.len()));
+            rest = after;
+            (!piece.is_empty()).then_some(piece)
+        });
+        let scrubbed = scrubbed(coding, hide, cut.collect::<Vec<_>>().into_iter());
+        let mut whole = Vec::new();
+        needles().hide(&text, text.len(), hide, &mut whole);
+        prop_assert_eq!(String::from_utf8_lossy(&scrubbed), String::from_utf8_lossy(&whole));
+        prop_assert!(!needles().is_in(&scrubbed));
+    }
+}
+
+#[test]
+fn every_split_of_an_encoded_echo_shows_no_value() {
+    let text = format!("an echo of {VALUE}, and {VALUE}{VALUE}");
+    for coding in CODINGS {
+        let body = encoded(coding, text.as_bytes());
+        for cut in 0..=body.len() {
+            let (front, back) = body.split_at(cut);
+            let out = scrubbed(coding, Hide::Replace, [front, back].into_iter());
+            assert!(!needles().is_in(&out), "{coding:?} cut at {cut}");
+        }
     }
 }

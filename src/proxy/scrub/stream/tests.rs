@@ -105,6 +105,54 @@ fn a_right_guess_waits_no_longer_than_a_wrong_one() {
     }
 }
 
+/// The forms in which a server may send a value back.
+fn forms() -> Vec<String> {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+    let each = |form: fn(u8) -> String| VALUE.bytes().map(form).collect::<String>();
+    let mut forms = vec![
+        VALUE.to_owned(),
+        each(|byte| format!("{byte:02x}")),
+        each(|byte| format!("{byte:02X}")),
+        each(|byte| format!("%{byte:02x}")),
+        each(|byte| format!("%{byte:02X}")),
+        each(|byte| format!("\\u{byte:04x}")),
+        each(|byte| format!("\\u{byte:04X}")),
+    ];
+    for before in ["", "-", "--"] {
+        let text = format!("{before}{VALUE}");
+        forms.extend([STANDARD.encode(&text), URL_SAFE_NO_PAD.encode(&text)]);
+    }
+    forms
+}
+
+#[test]
+fn what_is_released_by_each_write_is_the_same_for_right_and_wrong_guesses_in_every_form() {
+    let needles = needles(&[VALUE]);
+    let released = |text: &str, by: usize| -> Vec<usize> {
+        let mut scrubber = scrubber(&needles, Hide::Replace);
+        let write = |piece: &[u8]| {
+            scrubber.push(&Bytes::copy_from_slice(piece));
+            drained(&mut scrubber).len()
+        };
+        text.as_bytes().chunks(by).map(write).collect()
+    };
+    let other = |c: char| if c.is_ascii_alphanumeric() { 'z' } else { c };
+    for form in forms() {
+        for length in 1..form.len() - 4 {
+            let (right, _) = form.split_at(length);
+            let last_is_wrong = format!("{}z", right.split_at(length - 1).0);
+            let wrong: String = right.chars().map(other).collect();
+            for by in [1, 5, 1000] {
+                let told = released(&format!("an echo: {right}"), by);
+                for guess in [&last_is_wrong, &wrong] {
+                    assert_eq!(released(&format!("an echo: {guess}"), by), told, "{right} {guess}");
+                }
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -49,15 +49,31 @@ fn finder() -> Arc<TokenFinder> {
 }
 
 fn rewriter(kind: Kind) -> Rewriter {
+    let secrets = secrets().map(|(name, value)| (token(name), value));
+    rewriter_of(finder(), &secrets, kind)
+}
+
+fn rewriter_of(
+    finder: Arc<TokenFinder>,
+    secrets: &[(SealedToken, String)],
+    kind: Kind,
+) -> Rewriter {
     let mut values = Values::default();
-    for (name, value) in secrets() {
-        values.add(&token(name), name.parse().unwrap(), value.as_bytes(), kind.text());
+    for (nth, (token, value)) in secrets.iter().enumerate() {
+        let name = format!("K{nth}").parse().unwrap();
+        values.add(token, name, value.as_bytes(), kind.text());
     }
-    Rewriter::new(finder(), Arc::new(values), kind, MOST)
+    Rewriter::new(finder, Arc::new(values), kind, MOST)
 }
 
 fn rewritten<'p>(kind: Kind, pieces: impl Iterator<Item = &'p [u8]>) -> (Vec<u8>, Tally) {
-    let mut rewriter = rewriter(kind);
+    rewritten_by(rewriter(kind), pieces)
+}
+
+fn rewritten_by<'p>(
+    mut rewriter: Rewriter,
+    pieces: impl Iterator<Item = &'p [u8]>,
+) -> (Vec<u8>, Tally) {
     let mut out = Vec::new();
     for piece in pieces {
         rewriter.push(piece, &mut out).unwrap();
@@ -67,19 +83,27 @@ fn rewritten<'p>(kind: Kind, pieces: impl Iterator<Item = &'p [u8]>) -> (Vec<u8>
 }
 
 fn reference(kind: Kind, body: &[u8]) -> Vec<u8> {
+    reference_of(&secrets().map(|(name, value)| (token(name), value)), kind, body)
+}
+
+fn reference_of(secrets: &[(SealedToken, String)], kind: Kind, body: &[u8]) -> Vec<u8> {
     match kind {
-        Kind::Text(encoding) => text_reference(encoding, body),
-        Kind::Grpc(encoding) => grpc_reference(encoding, body),
+        Kind::Text(encoding) => text_reference(secrets, encoding, body),
+        Kind::Grpc(encoding) => grpc_reference(secrets, encoding, body),
     }
 }
 
-fn grpc_reference(encoding: Encoding, mut body: &[u8]) -> Vec<u8> {
+fn grpc_reference(
+    secrets: &[(SealedToken, String)],
+    encoding: Encoding,
+    mut body: &[u8],
+) -> Vec<u8> {
     let mut out = Vec::new();
     while let [flag, a, b, c, d, rest @ ..] = body {
         let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
         let Some((message, rest)) = rest.split_at_checked(length) else { break };
         let message = match flag {
-            0 if length <= MOST => text_reference(encoding, message),
+            0 if length <= MOST => text_reference(secrets, encoding, message),
             _ => message.to_vec(),
         };
         out.push(*flag);
@@ -92,22 +116,21 @@ fn grpc_reference(encoding: Encoding, mut body: &[u8]) -> Vec<u8> {
 }
 
 /// Looks at every unit of the text in turn: is this the beginning of one of the tokens?
-fn text_reference(encoding: Encoding, text: &[u8]) -> Vec<u8> {
+fn text_reference(secrets: &[(SealedToken, String)], encoding: Encoding, text: &[u8]) -> Vec<u8> {
     let units = units(encoding, text);
     let mut out = Vec::new();
     let mut at = 0;
     while at < units.len() {
-        let secret = secrets().into_iter().find(|(name, _)| {
-            let token = token(name);
+        let secret = secrets.iter().find(|(token, _)| {
             let whole = units.get(at..at + token.as_str().len());
             whole.is_some_and(|units| {
                 units.iter().map(|(_, byte)| *byte).eq(token.as_str().bytes().map(Some))
             })
         });
         match secret {
-            Some((name, value)) => {
-                out.extend_from_slice(&written(encoding, &value));
-                at += token(name).as_str().len();
+            Some((token, value)) => {
+                out.extend_from_slice(&written(encoding, value));
+                at += token.as_str().len();
             }
             None => {
                 out.extend_from_slice(units[at].0);
@@ -235,6 +258,72 @@ fn pieces<'b>(body: &'b [u8], cuts: &[prop::sample::Index]) -> Vec<&'b [u8]> {
     pieces
 }
 
+/// Secrets of any shape, of which some are opted in; values hold each other's tokens, their beginnings, and what needs escapes.
+#[derive(Debug)]
+struct RandomPolicy {
+    all: Vec<SealedToken>,
+    opted: Vec<(SealedToken, String)>,
+    finder: Arc<TokenFinder>,
+}
+
+impl RandomPolicy {
+    fn drawn(drawn: &[(usize, usize, bool)]) -> Self {
+        const SHAPES: [Option<&str>; 4] =
+            [None, Some("os_{sealed:20}"), Some("osb_{sealed:16}"), Some("{sealed:18}osb_")];
+        let seal = |(nth, (shape, ..)): (usize, &(usize, usize, bool))| {
+            let shape = SHAPES[*shape].map(|shape| shape.parse().unwrap());
+            let (sandbox, name) = ("sb".parse().unwrap(), format!("K{nth}").parse().unwrap());
+            SealKey::new(&[4; 32]).seal_as(shape.as_ref(), &sandbox, 0, &name)
+        };
+        let all: Vec<_> = drawn.iter().enumerate().map(seal).collect();
+        let value = |nth: usize, kind: usize| {
+            let other = all[(nth + 1) % all.len()].as_str();
+            match kind {
+                0 => other.to_owned(),
+                1 => other[..other.len() / 2].to_owned(),
+                2 => format!("\"\\\n%{other}"),
+                3 => "v".to_owned(),
+                4 => other[other.len() / 2..].to_owned(),
+                _ => format!("é&={other}osb_sealed_"),
+            }
+        };
+        let opted = drawn.iter().enumerate().filter(|(_, (.., opted))| *opted);
+        let opted = opted.map(|(nth, (_, kind, _))| (all[nth].clone(), value(nth, *kind)));
+        let (opted, finder) = (opted.collect(), TokenFinder::new(&all).unwrap());
+        Self { all, opted, finder: Arc::new(finder) }
+    }
+
+    fn body(&self, kind: Kind, drawn: &[(usize, usize, u64)]) -> Vec<u8> {
+        let mut text = Vec::new();
+        for (nth, how, bits) in drawn {
+            let token = self.all[nth % self.all.len()].as_str();
+            let cut = usize::try_from(bits % token.len() as u64).unwrap();
+            let hidden = |escape: fn(u8) -> String| -> String {
+                let one = |(nth, byte): (usize, u8)| {
+                    if bits >> (nth % 64) & 1 == 1 { escape(byte) } else { char::from(byte).into() }
+                };
+                token.bytes().enumerate().map(one).collect()
+            };
+            let piece = match how {
+                0 | 1 => token.to_owned(),
+                2 => token[..cut].to_owned(),
+                3 => token[cut..].to_owned(),
+                4 => hidden(|byte| format!("%{byte:02x}")),
+                5 => hidden(|byte| format!("\\u{byte:04X}")),
+                6 => "\\".to_owned(),
+                _ => format!("osb_sealed_{:016x}{bits:016x}", bits.rotate_left(7)),
+            };
+            text.extend_from_slice(piece.as_bytes());
+        }
+        if let Kind::Grpc(_) = kind {
+            text.insert(0, b'?');
+            let length = u32::try_from(text.len()).unwrap().to_be_bytes();
+            text.splice(0..0, [0].into_iter().chain(length));
+        }
+        text
+    }
+}
+
 proptest! {
     #[test]
     fn any_pieces_give_what_the_reference_gives(
@@ -245,6 +334,23 @@ proptest! {
         let (streamed, _) = rewritten(kind, pieces(&body, &cuts).into_iter());
         prop_assert_eq!(shown(&streamed), shown(&expected));
         let (bytewise, _) = rewritten(kind, body.chunks(1));
+        prop_assert_eq!(shown(&bytewise), shown(&expected));
+    }
+
+    #[test]
+    fn any_policy_in_any_pieces_gives_what_the_reference_gives(
+        kind in prop::sample::select(KINDS.to_vec()),
+        drawn in prop::collection::vec((0..4usize, 0..6usize, any::<bool>()), 1..6),
+        text in prop::collection::vec((0..6usize, 0..8usize, any::<u64>()), 0..10),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+    ) {
+        let policy = RandomPolicy::drawn(&drawn);
+        let body = policy.body(kind, &text);
+        let expected = reference_of(&policy.opted, kind, &body);
+        let rewriter = || rewriter_of(policy.finder.clone(), &policy.opted, kind);
+        let (streamed, _) = rewritten_by(rewriter(), pieces(&body, &cuts).into_iter());
+        prop_assert_eq!(shown(&streamed), shown(&expected));
+        let (bytewise, _) = rewritten_by(rewriter(), body.chunks(1));
         prop_assert_eq!(shown(&bytewise), shown(&expected));
     }
 
@@ -324,5 +430,33 @@ fn the_content_type_says_how_a_body_is_read() {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(written));
         assert_eq!(Kind::of(&headers), kind, "{written}");
+    }
+}
+
+/// What this thread has run for: other tests of the machine do not count. The kernel counts in ticks, so that little is nothing.
+fn ran() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    text.split(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn near_misses_take_a_time_that_grows_with_their_number_and_no_faster() {
+    let near = token("FIRST").as_str().replacen("osb", "\\u006fsb", 1);
+    let near = &near[..near.len() - 1];
+    for kind in KINDS {
+        for miss in [near, "osb_sealed_", "\\", "\\u006", "%", "%6", "o"] {
+            let cost = |times: usize| {
+                let body = miss.repeat(times);
+                let once = |_| {
+                    let before = ran();
+                    let (out, _) = rewritten(kind, body.as_bytes().chunks(8192));
+                    assert_eq!(out.len(), body.len());
+                    ran() - before
+                };
+                (0..3).map(once).min().unwrap()
+            };
+            let (few, many) = (cost(4_000), cost(16_000));
+            assert!(many < 10 * few.max(20_000_000), "{kind:?} {miss}: {few} ns, {many} ns");
+        }
     }
 }

@@ -53,6 +53,8 @@ mod introspection;
 mod layers;
 /// Every bound holds, and who reaches one is told.
 mod limits;
+/// Near misses cost no more than other bytes.
+mod linear;
 /// Large bodies stream in constant memory.
 mod memory;
 /// Tokens in WebSocket messages.
@@ -75,6 +77,8 @@ mod signing;
 mod sources;
 /// Sealed tokens become values, where they may.
 mod substitution;
+/// What is held back tells nothing of a guess.
+mod timing;
 /// Access tokens that Tollgate fetches, and those that a sandbox asks for.
 mod tokens;
 /// Upstreams are verified, always.

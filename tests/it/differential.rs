@@ -197,17 +197,17 @@ fn body(draw: &mut Draw) -> (Vec<(String, Vec<u8>)>, Vec<u8>) {
     }
 }
 
+/// Without extensions: those are refused (RFC 9112 §7.1.1 lets nobody rely on them), and two parsers could read them in two ways.
 fn chunked(draw: &mut Draw, mut content: &[u8], trailer: Option<&[u8]>) -> Vec<u8> {
     let mut written = Vec::new();
     while !content.is_empty() {
         let (piece, rest) = content.split_at(1 + draw.below(content.len()));
-        let extension = draw.one(&["", "", ";a", ";a=b", ";a=\"b c\"", " ;x=1"]);
         let size = if draw.chance(2) {
             format!("{:X}", piece.len())
         } else {
             format!("{:03x}", piece.len())
         };
-        written.extend_from_slice(format!("{size}{extension}\r\n").as_bytes());
+        written.extend_from_slice(format!("{size}\r\n").as_bytes());
         written.extend_from_slice(piece);
         written.extend_from_slice(b"\r\n");
         content = rest;
@@ -243,7 +243,7 @@ fn request(draw: &mut Draw, host: &str) -> Vec<u8> {
 }
 
 /// A request as an upstream reads it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Read {
     line: String,
     /// In the order in which names first occur, and for each name in its own order.
@@ -288,7 +288,7 @@ fn read(bytes: &[u8]) -> Option<(Read, usize)> {
 fn dechunked(bytes: &[u8]) -> Option<(Vec<u8>, Vec<u8>, usize)> {
     let (mut body, mut at) = (Vec::new(), 0);
     loop {
-        let line = memchr::memmem::find(&bytes[at..], b"\r\n")?;
+        let line = memchr::memmem::find(bytes.get(at..)?, b"\r\n")?;
         let digits: Vec<u8> =
             bytes[at..at + line].iter().copied().take_while(u8::is_ascii_hexdigit).collect();
         let size = usize::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap();
@@ -320,6 +320,8 @@ impl Read {
                 && !nominated(name)
                 && !(searched && excepted.contains(&name.as_str()))
         });
+        // Names are compared without case, and nothing promises the case of a trailer's.
+        self.trailers.make_ascii_lowercase();
         if self.chunked {
             // Its name is of the hop; that there is one is of the message.
             self.fields.push(("transfer-encoding".to_owned(), Vec::new()));
@@ -378,7 +380,8 @@ async fn compare(host: &str, searched: bool) {
     let mut draw = Draw(seed);
     for nth in 0..REQUESTS {
         let request = request(&mut draw, host);
-        let what = format!("TOLLGATE_SEED={seed}, request {nth}: {}", shown(&request));
+        let mut what = format!("TOLLGATE_SEED={seed}, request {nth}: {}", shown(&request));
+        what.truncate(1200);
         direct.write_all(&request).await.unwrap();
         let straight = eventually(&what, || straight.lock().unwrap().get(nth).cloned()).await;
         assert_eq!(straight, request, "{what}");
@@ -388,7 +391,11 @@ async fn compare(host: &str, searched: bool) {
         assert_eq!(answer.status, 200, "{answer:?} {what}");
         let through = through.lock().unwrap().get(nth).cloned().expect(&what);
         let arrived = read(&through).unwrap().0.end_to_end(searched);
-        assert_eq!(arrived, read(&straight).unwrap().0.end_to_end(searched), "{what}");
+        let sent = read(&straight).unwrap().0.end_to_end(searched);
+        assert_eq!(arrived.line, sent.line, "{what}");
+        assert_eq!(arrived.fields, sent.fields, "{what}");
+        assert_eq!(arrived.trailers, sent.trailers, "{what}");
+        assert!(arrived.body == sent.body, "another body: {what}");
     }
     drop((proxied, direct));
     tollgate.finish().await;

@@ -113,3 +113,33 @@ async fn sixty_four_ki_near_misses_pass_in_a_body_and_what_fits_in_a_head() {
     assert_eq!(sandbox.get(&url).await.text(), "fine");
     tollgate.finish().await;
 }
+
+/// A token is short and its value may be long: what many of them would write is refused, not held.
+#[tokio::test]
+async fn a_request_made_of_tokens_does_not_grow_without_bound() {
+    let upstream = Upstream::https("api.example.com").answering(200, &[], "fine").await;
+    let long: String = (0..1000).map(|nth| format!("v{nth:05}")).collect();
+    let tollgate = Tollgate::with(&POLICY.replace("$KEY", &long), &[&upstream]).await;
+    let sandbox = tollgate.sandbox("sb-test");
+    let token = sandbox.token("KEY");
+    let post = || Request::post("https://api.example.com/");
+    let streamed_tokens = token.repeat(20_000).into_bytes();
+    let streamed = futures_util::stream::iter([hyper::body::Frame::data(streamed_tokens.into())]);
+    for request in [
+        post().header("x-many", token.repeat(50)).body(full("")),
+        (0..60).fold(post(), |post, nth| post.header(format!("x-{nth}"), token)).body(full("")),
+        Request::get(format!("https://api.example.com/?{}", token.repeat(50))).body(full("")),
+        post().body(full(token.repeat(20_000))),
+    ] {
+        let answer = sandbox.send(request.unwrap()).await;
+        assert_eq!((answer.status, answer.reason()), (413, "limit_exceeded"), "{answer:?}");
+    }
+    let cut = sandbox.send(post().body(crate::support::streamed(streamed)).unwrap()).await;
+    assert_ne!(cut.status, 200, "{cut:?}");
+    assert!(upstream.requests().is_empty());
+    // A few of them are fine.
+    let request = post().header("x-few", token.repeat(2)).body(full(token.repeat(10))).unwrap();
+    assert_eq!(sandbox.send(request).await.text(), "fine");
+    assert!(upstream.request().body == long.repeat(10));
+    tollgate.finish().await;
+}

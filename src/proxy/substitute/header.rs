@@ -8,7 +8,7 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
 use super::OpenedAt;
-use super::tokens::{self, Place, Tokens, value_of};
+use super::tokens::{self, Place, Room, Tokens, value_of};
 use crate::policy::{Denial, DenyReason};
 
 /// Opens every token of the fields; a token that may not be opened where it stands ends the request.
@@ -17,6 +17,7 @@ pub(super) async fn open(
     headers: &mut HeaderMap,
 ) -> Result<Vec<OpenedAt>, Denial> {
     let mut log = Vec::new();
+    let mut room = Room::of_head();
     for (name, field) in headers.iter_mut() {
         if let Some(found) = tokens.found(name.as_str().as_bytes()).next() {
             tokens.secret(
@@ -30,7 +31,7 @@ pub(super) async fn open(
                 "send it as a field's value",
             ));
         }
-        if let Some(value) = opened(tokens, name, field.as_bytes(), &mut log).await? {
+        if let Some(value) = opened(tokens, name, field.as_bytes(), &mut log, &mut room).await? {
             let value = HeaderValue::from_bytes(&value);
             let mut value = value.map_err(|_error| {
                 Denial::new(
@@ -52,9 +53,10 @@ async fn opened(
     name: &HeaderName,
     field: &[u8],
     log: &mut Vec<OpenedAt>,
+    room: &mut Room,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, Denial> {
     if tokens.are_in(field) {
-        return replaced(tokens, name, field, log).await.map(Some);
+        return replaced(tokens, name, field, log, room).await.map(Some);
     }
     let Some((scheme, credentials)) = basic(name, field) else { return Ok(None) };
     let Ok(decoded) = STANDARD.decode(credentials) else {
@@ -64,7 +66,7 @@ async fn opened(
     if !tokens.are_in(&decoded) {
         return Ok(None);
     }
-    let replaced = replaced(tokens, name, &decoded, log).await?;
+    let replaced = replaced(tokens, name, &decoded, log, room).await?;
     let mut value =
         Zeroizing::new(Vec::with_capacity(scheme.len() + replaced.len().div_ceil(3) * 4));
     value.extend_from_slice(scheme);
@@ -118,6 +120,7 @@ async fn replaced(
     name: &HeaderName,
     text: &[u8],
     log: &mut Vec<OpenedAt>,
+    room: &mut Room,
 ) -> Result<Zeroizing<Vec<u8>>, Denial> {
     let mut out = Zeroizing::new(Vec::with_capacity(text.len() + 128));
     let mut copied = 0;
@@ -128,6 +131,7 @@ async fn replaced(
         if !value.fits_header() {
             return Err(tokens::unfit(&secret.bound.name, "a header field"));
         }
+        room.take(value.len())?;
         out.extend_from_slice(text.get(copied..start).unwrap_or_default());
         out.extend_from_slice(value.expose());
         log.push(OpenedAt {

@@ -163,6 +163,33 @@ pub(in crate::proxy) fn unfit(name: &SecretName, place: &str) -> Denial {
     unavailable(name, &format!("its value cannot stand in {place}"))
 }
 
+/// How many bytes of values the fields of one request may hold, and its target: more than any value is long, and no server reads more.
+const MOST_IN_HEAD: usize = 128 * 1024;
+
+/// The bytes of values that may yet be written into a head: a token is short and its value may be long.
+pub(super) struct Room(usize);
+
+impl Room {
+    pub(super) const fn of_head() -> Self {
+        Self(MOST_IN_HEAD)
+    }
+
+    pub(super) fn take(&mut self, bytes: usize) -> Result<(), Denial> {
+        self.0 = self.0.checked_sub(bytes).ok_or_else(|| too_much("128 KiB of values"))?;
+        Ok(())
+    }
+}
+
+/// The values of so many tokens would take up more than may be held for one request.
+pub(super) fn too_much(bound: &str) -> Denial {
+    Denial::new(
+        DenyReason::LimitExceeded,
+        format!("the values of the tokens in this request are longer than {bound}"),
+        "send each token once",
+    )
+    .with_status(413)
+}
+
 fn unavailable(name: &SecretName, why: &str) -> Denial {
     let hint =
         "the log of Tollgate says why; an operator mends the source (`from`), then a retry works";

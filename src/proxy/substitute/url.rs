@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::OpenedAt;
 use super::encoding::Encoding;
-use super::tokens::{self, Place, Tokens, value_of};
+use super::tokens::{self, Place, Room, Tokens, value_of};
 use crate::policy::Denial;
 use crate::secret::SecretName;
 
@@ -56,6 +56,7 @@ async fn opened(
         return Ok(None);
     }
     let mut out = Zeroizing::new(String::with_capacity(part.len() + 256));
+    let mut room = Room::of_head();
     let mut copied = 0;
     for token in found {
         let (start, end) = (decoded.source(token.start), decoded.source(token.end));
@@ -64,8 +65,10 @@ async fn opened(
         let name = &secret.bound.name;
         let value = Encoding::Percent.encode(value_of(secret).await?.expose());
         let value = value.as_ref().and_then(|value| str::from_utf8(value).ok());
+        let value = value.ok_or_else(|| tokens::unfit(name, "a URL"))?;
+        room.take(value.len())?;
         out.push_str(part.get(copied..start).unwrap_or_default());
-        out.push_str(value.ok_or_else(|| tokens::unfit(name, "a URL"))?);
+        out.push_str(value);
         log.push(OpenedAt { secret: name.clone(), place: place.to_string() });
         copied = end;
     }

@@ -228,8 +228,9 @@ impl Messages {
         if !needed.iter().all(known) {
             return Err(Violation::Changed);
         }
-        let (text, tally) =
-            body::whole(session.finder(), needed, kind, text).await.map_err(Violation::Denied)?;
+        let (text, tally) = body::whole(session.finder(), needed, kind, text, self.most)
+            .await
+            .map_err(Violation::Denied)?;
         let unopened = tally.opened.is_empty();
         body::note(&self.exchange, tally, "websocket");
         Ok((!unopened).then_some(text))

@@ -20,7 +20,7 @@ use hyper::body::{Body as _, Incoming};
 use self::grpc::Grpc;
 use self::text::{Text, Unfit, Values};
 use super::encoding::Encoding;
-use super::tokens::{Tokens, value_of};
+use super::tokens::{self, Tokens, value_of};
 use super::trailers::Trailers;
 use crate::config::Limits;
 use crate::host::Scheme;
@@ -147,7 +147,7 @@ impl Rewrite<'_> {
 
     async fn whole(&self, text: &[u8]) -> Result<(Vec<u8>, Tally), Denial> {
         let needed = needed(&self.finder, &self.opted, self.kind, text)?;
-        whole(&self.finder, needed, self.kind, text).await
+        whole(&self.finder, needed, self.kind, text, self.limits.buffered_body.get()).await
     }
 }
 
@@ -177,15 +177,17 @@ pub(super) fn needed<'a>(
     Ok(opted.iter().copied().filter(|secret| found.contains(&secret.bound.name)).collect())
 }
 
-/// A whole text with the tokens of these secrets opened, whose values are fetched.
+/// A whole text with the tokens of these secrets opened, whose values are fetched; they add at most `most` bytes.
 pub(super) async fn whole(
     finder: &Arc<TokenFinder>,
     needed: Vec<&SealedSecret>,
     kind: Kind,
     text: &[u8],
+    most: usize,
 ) -> Result<(Vec<u8>, Tally), Denial> {
-    let values = fetched(&needed, kind).await?;
-    Rewriter::new(finder.clone(), Arc::new(values), kind, text.len()).whole(text).map_err(unfit)
+    let values = Arc::new(fetched(&needed, kind).await?);
+    let most = most.max(text.len());
+    Rewriter::new(finder.clone(), values, kind, most).whole(text).map_err(unfit)
 }
 
 /// The secrets that may be opened in this place behind the head.
@@ -248,13 +250,16 @@ fn is_aws_chunked(headers: &HeaderMap) -> bool {
     hashes.any(|hash| hash.as_bytes().starts_with(b"STREAMING-"))
 }
 
-fn unfit(Unfit(name): Unfit) -> Denial {
-    Denial::new(
-        DenyReason::SecretUnavailable,
-        format!("the value of {name} cannot stand in a body of this kind: it is not UTF-8"),
-        "send it in another place, or have an operator encode the value",
-    )
-    .with_status(403)
+fn unfit(unfit: Unfit) -> Denial {
+    match unfit {
+        Unfit::Form(name) => Denial::new(
+            DenyReason::SecretUnavailable,
+            format!("the value of {name} cannot stand in a body of this kind: it is not UTF-8"),
+            "send it in another place, or have an operator encode the value",
+        )
+        .with_status(403),
+        Unfit::TooMuch => tokens::too_much("limits.bufferedBody"),
+    }
 }
 
 /// The map is rebuilt, never removed from: removal would reorder what stays.
@@ -321,9 +326,9 @@ enum Rewriter {
 }
 
 impl Rewriter {
-    /// `most` is the longest gRPC message that is looked at, in bytes.
+    /// `most` is the longest gRPC message that is looked at, and how much the values of one piece may add, in bytes.
     fn new(finder: Arc<TokenFinder>, values: Arc<Values>, kind: Kind, most: usize) -> Self {
-        let text = Text::new(finder, values, kind.text());
+        let text = Text::new(finder, values, kind.text(), most);
         match kind {
             Kind::Text(_) => Self::Text(text),
             Kind::Grpc(_) => Self::Grpc(Grpc::new(text, most)),

@@ -198,7 +198,7 @@ impl OutgoingBody {
             Search::Nothing => Ok(data),
             Search::Counting(counter) => {
                 let passed = counter.count(&data);
-                note(&self.exchange, Tally { opened: Vec::new(), passed }, "body");
+                note(&self.exchange, Tally { passed, ..Tally::default() }, "body");
                 Ok(data)
             }
             Search::Rewriting(rewriter) => {

@@ -16,8 +16,8 @@ const KINDS: [Kind; 5] = [
     Kind::Grpc(Encoding::Json),
 ];
 
-/// The longest gRPC message that is looked at.
-const MOST: usize = 300;
+/// The longest gRPC message that is looked at, and how much values may add.
+const MOST: usize = 1200;
 
 fn token(name: &str) -> SealedToken {
     static KNOWN: LazyLock<HashMap<&str, SealedToken>> = LazyLock::new(|| {
@@ -407,7 +407,7 @@ fn a_value_without_a_form_in_the_body_ends_it() {
     values.add(&token("BINARY"), name.clone(), b"\xff\xfe", Encoding::Json);
     let rewriter =
         Rewriter::new(Arc::default(), Arc::new(values), Kind::Text(Encoding::Json), MOST);
-    assert_eq!(rewriter.whole(token("BINARY").as_str().as_bytes()).unwrap_err(), Unfit(name));
+    assert_eq!(rewriter.whole(token("BINARY").as_str().as_bytes()).unwrap_err(), Unfit::Form(name));
 }
 
 #[test]

@@ -40,7 +40,7 @@ impl Values {
     pub(super) fn get(&self, token: &[u8]) -> Option<Result<(&SecretName, &[u8]), Unfit>> {
         let Written { secret, value } = self.by_token.get(token)?;
         let value = value.as_ref().map(|value| (secret, value.as_slice()));
-        Some(value.ok_or_else(|| Unfit(secret.clone())))
+        Some(value.ok_or_else(|| Unfit::Form(secret.clone())))
     }
 }
 
@@ -50,9 +50,14 @@ impl fmt::Debug for Values {
     }
 }
 
-/// A token whose value cannot stand in this kind of body.
+/// Why a token cannot be opened in a body.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Unfit(pub(super) SecretName);
+pub(super) enum Unfit {
+    /// Its value has no form in this kind of body.
+    Form(SecretName),
+    /// The values of one piece would add more than may be held.
+    TooMuch,
+}
 
 /// What was found in a body.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -61,13 +66,21 @@ pub(in crate::proxy::substitute) struct Tally {
     pub(in crate::proxy::substitute) opened: Vec<SecretName>,
     /// How many tokens went on as they were.
     pub(in crate::proxy::substitute) passed: u64,
+    /// Bytes of values that were written.
+    pub(super) written: usize,
 }
 
 impl Tally {
-    fn note(&mut self, secret: &SecretName) {
+    /// Notes an opened token; a token is short and its value may be long, so what they add is bounded.
+    fn open(&mut self, secret: &SecretName, value: &[u8], most: usize) -> Result<(), Unfit> {
+        self.written += value.len();
+        if self.written > most {
+            return Err(Unfit::TooMuch);
+        }
         if !self.opened.contains(secret) {
             self.opened.push(secret.clone());
         }
+        Ok(())
     }
 }
 
@@ -78,12 +91,19 @@ pub(super) struct Text {
     values: Arc<Values>,
     encoding: Encoding,
     held: Vec<u8>,
+    /// How many bytes of values may be written until the tally is taken.
+    most: usize,
     pub(super) tally: Tally,
 }
 
 impl Text {
-    pub(super) fn new(finder: Arc<TokenFinder>, values: Arc<Values>, encoding: Encoding) -> Self {
-        Self { finder, values, encoding, held: Vec::new(), tally: Tally::default() }
+    pub(super) fn new(
+        finder: Arc<TokenFinder>,
+        values: Arc<Values>,
+        encoding: Encoding,
+        most: usize,
+    ) -> Self {
+        Self { finder, values, encoding, held: Vec::new(), most, tally: Tally::default() }
     }
 
     /// Takes a piece, and appends what of it and of the pieces before is settled.
@@ -110,7 +130,7 @@ impl Text {
             match self.values.get(message.get(token.clone()).unwrap_or_default()) {
                 Some(opened) => {
                     let (secret, value) = opened?;
-                    self.tally.note(secret);
+                    self.tally.open(secret, value, self.most)?;
                     edits.push(Edit { at: token, with: Cow::Borrowed(value) });
                 }
                 None => self.tally.passed += 1,
@@ -150,10 +170,10 @@ impl Text {
             match self.values.get(decoded.text.get(token).unwrap_or_default()) {
                 Some(opened) => {
                     let (secret, value) = opened?;
+                    self.tally.open(secret, value, self.most)?;
                     out.extend_from_slice(text.get(copied..start).unwrap_or_default());
                     out.extend_from_slice(value);
                     copied = end;
-                    self.tally.note(secret);
                 }
                 None => self.tally.passed += 1,
             }

@@ -274,7 +274,8 @@ mod tests {
             let texts: Vec<_> = tokens.iter().map(String::as_str).collect();
             let Ok(finder) = shaped(&texts) else { return Ok(()) };
             let expected = reference(&tokens, &text);
-            prop_assert_eq!(finder.find(text.as_bytes()).collect::<Vec<_>>(), expected.clone());
+            let found: Vec<_> = finder.find(text.as_bytes()).collect();
+            prop_assert_eq!(&found, &expected);
             for cut in 0..=text.len() {
                 let undecided = finder.undecided(&text.as_bytes()[..cut]);
                 let across = expected.iter().find(|found| found.start < cut && found.end > cut);

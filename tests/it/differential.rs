@@ -314,12 +314,9 @@ impl Read {
     fn end_to_end(mut self, searched: bool) -> Self {
         let nominated = |name: &str| name == "x-private" || name.starts_with("proxy-");
         let hop = ["connection", "keep-alive", "te", "upgrade", "transfer-encoding"];
-        let excepted = ["accept-encoding", "range", "if-range"];
-        self.fields.retain(|(name, _)| {
-            !hop.contains(&name.as_str())
-                && !nominated(name)
-                && !(searched && excepted.contains(&name.as_str()))
-        });
+        let excepted: &[_] = if searched { &["accept-encoding", "range", "if-range"] } else { &[] };
+        let aside = |name: &str| hop.contains(&name) || nominated(name) || excepted.contains(&name);
+        self.fields.retain(|(name, _)| !aside(name));
         // Names are compared without case, and nothing promises the case of a trailer's.
         self.trailers.make_ascii_lowercase();
         if self.chunked {

@@ -57,7 +57,7 @@ limits! {
     target, "target": ByteSize = ByteSize::kib(16), ByteSize::bytes(256) => ByteSize::kib(256);
     /// The fields of one head.
     fields, "fields": u32 = 100, 10 => 10_000;
-    /// A body that is held whole to be rewritten with an exact length; larger ones are streamed.
+    /// A body that is held whole to be rewritten with an exact length; larger ones are streamed. Also what the values of opened tokens may add to one body, or to one piece of a streamed one.
     buffered_body, "bufferedBody": ByteSize = ByteSize::mib(1), ByteSize::kib(1) => ByteSize::mib(64);
     /// An encoded answer of a host with a bound secret, once it is decoded; beyond it the answer is cut.
     decoded_body, "decodedBody": ByteSize = ByteSize::mib(1_024), ByteSize::kib(1) => ByteSize::mib(1_048_576);

@@ -1,7 +1,7 @@
 //! What was encoded is read again however it is cut, when it is flushed, and only within its bounds.
 
 use std::io::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use proptest::prelude::*;
 
@@ -189,9 +189,12 @@ fn one_known_coding_is_read_and_all_else_is_refused() {
 const VALUE: &str = "sk-live-0123456789abcdef";
 
 fn needles() -> Arc<Needles> {
-    let token = SealKey::new(&[1; 32]).seal(&"sb".parse().unwrap(), 0, &"KEY".parse().unwrap());
-    let value = Arc::new(SecretValue::new(VALUE.as_bytes().to_vec()).unwrap());
-    Arc::new(Needles::new(&[(token, value)]))
+    static BUILT: LazyLock<Arc<Needles>> = LazyLock::new(|| {
+        let token = SealKey::new(&[1; 32]).seal(&"sb".parse().unwrap(), 0, &"KEY".parse().unwrap());
+        let value = Arc::new(SecretValue::new(VALUE.as_bytes().to_vec()).unwrap());
+        Arc::new(Needles::new(&[(token, value)]))
+    });
+    BUILT.clone()
 }
 
 /// What a client gets of an encoded body that comes in pieces.

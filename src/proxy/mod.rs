@@ -140,7 +140,7 @@ fn open_tunnel(
     record.destination(&destination);
     let recognised = via.recognise(request.headers())?;
     let session = recognised.sandbox.session()?;
-    record.session(&session);
+    record.session(&recognised.sandbox, &session);
     let refused = if introspect::is_ours(&destination.host) {
         None
     } else {
@@ -169,7 +169,7 @@ async fn carry(
     let recognised = via.recognise(request.headers())?;
     via.count(&recognised)?;
     let session = recognised.sandbox.session()?;
-    record.session(&session);
+    record.session(&recognised.sandbox, &session);
     via.check_refused_inside(record)?;
     let target = destination::of_request(via, &request)?;
     record.destination(&target.destination);

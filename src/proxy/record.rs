@@ -15,7 +15,7 @@ use crate::audit::{Digest, Event, Kind, RequestId, bounded};
 use crate::host::Destination;
 use crate::policy::{Denial, DenyReason, RequestPermit, RuleName};
 use crate::secret::SecretName;
-use crate::session::Session;
+use crate::session::{Sandbox, Session};
 
 /// The event of one request. Emitted when it is dropped, by whoever holds it last.
 #[derive(Debug)]
@@ -29,7 +29,9 @@ struct Open {
     began: Instant,
     client: Arc<Client>,
     /// Knows what must not be told of what the sandbox wrote.
-    session: Option<Arc<Session>>,
+    sandbox: Option<(Arc<Sandbox>, Arc<Session>)>,
+    /// Whether the answer hides the values that the sandbox wrote.
+    hides: bool,
     exchange: Arc<Exchange>,
 }
 
@@ -101,7 +103,8 @@ impl Record {
             event,
             began: Instant::now(),
             client: via.client.clone(),
-            session: None,
+            sandbox: None,
+            hides: false,
             exchange: Arc::default(),
         };
         Self { open: Some(Box::new(open)) }
@@ -113,11 +116,11 @@ impl Record {
     }
 
     /// The sandbox and policy that were found.
-    pub(super) fn session(&mut self, session: &Arc<Session>) {
+    pub(super) fn session(&mut self, sandbox: &Arc<Sandbox>, session: &Arc<Session>) {
         if let Some(open) = &mut self.open {
             open.event.sandbox_id = Some(session.id().clone());
             open.event.policy_digest = Some(Digest(session.policy().digest()));
-            open.session = Some(session.clone());
+            open.sandbox = Some((sandbox.clone(), session.clone()));
         }
     }
 
@@ -144,9 +147,23 @@ impl Record {
         self.edit(|event| add(event, opened));
     }
 
-    /// A denial ended the request.
+    /// A denial ended the request, and the answer will say so.
+    ///
+    /// What it hides of the values that the sandbox wrote confirms a guess. Where the reason does not say so anyway, that is counted here, and
+    /// once so many were counted, nothing is compared any more.
     pub(super) fn denied(&mut self, denial: &Denial) {
-        self.edit(|event| event.deny(denial));
+        let Some(open) = &mut self.open else { return };
+        open.event.deny(denial);
+        let Some((sandbox, session)) = &open.sandbox else { return };
+        open.hides =
+            matches!(denial.reason, DenyReason::SecretExposed | DenyReason::SecretRequiresTls);
+        if !open.hides && !sandbox.exposure().is_exhausted() {
+            let told = [&*open.event.host, &*denial.detail, &*denial.hint];
+            open.hides = told.iter().any(|text| session.holds_value(text));
+            if open.hides {
+                sandbox.exposure().count();
+            }
+        }
     }
 
     /// The head of the answer goes out with this status.
@@ -181,20 +198,12 @@ impl Record {
     }
 
     /// A text that may hold what the sandbox wrote, as the sandbox may be told.
-    ///
-    /// Values are hidden only from answers whose reason says that there was one: any other answer that did so would confirm a guess which
-    /// nobody counts.
     pub(super) fn told<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        let Some((open, session)) =
-            self.open.as_ref().and_then(|open| Some((open, open.session.as_ref()?)))
-        else {
-            return Cow::Borrowed(text);
-        };
-        match open.event.reason {
-            Some(DenyReason::SecretExposed | DenyReason::SecretRequiresTls) => {
-                session.redacted(text)
-            }
-            _ => session.without_tokens(text),
+        let Some(open) = &self.open else { return Cow::Borrowed(text) };
+        match &open.sandbox {
+            Some((_, session)) if open.hides => session.redacted(text),
+            Some((_, session)) => session.without_tokens(text),
+            None => Cow::Borrowed(text),
         }
     }
 
@@ -228,7 +237,8 @@ impl Drop for Record {
             open.event.deny(denial);
             open.event.status = status;
         }
-        tell_safely(&mut open.event, open.session.as_deref());
+        let session = open.sandbox.as_ref().map(|(_, session)| &**session);
+        tell_safely(&mut open.event, session);
         open.client.proxy.audit.emit(open.event);
         open.client.activity.ended();
     }

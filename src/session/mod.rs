@@ -192,6 +192,12 @@ impl Session {
         }
     }
 
+    /// Whether a text holds a value.
+    pub(crate) fn holds_value(&self, text: &str) -> bool {
+        let needles = self.needles();
+        needles.is_some_and(|needles| matches!(needles.redacted(text), Cow::Owned(_)))
+    }
+
     /// A text in which `tok:` and the secret's name stand where a token stood.
     #[must_use]
     pub fn without_tokens<'t>(&self, text: &'t str) -> Cow<'t, str> {

@@ -142,9 +142,9 @@ async fn LOG_005_a_token_is_written_as_the_name_of_its_secret() {
     sandbox.send(Request::builder().method(&*token).uri(URL).body(full("")).unwrap()).await;
     let foreign = format!("osb_sealed_{}", "0".repeat(32));
     sandbox.get(&format!("{URL}{foreign}")).await;
-    let told = eventually("six events", || {
+    let told = eventually("eleven events", || {
         let text = std::fs::read_to_string(program.folder().join("audit.jsonl")).unwrap();
-        (text.matches("\"protocol\":\"http/1.1").count() >= 9).then_some(text)
+        (text.matches("\"protocol\":\"http/1.1").count() >= 11).then_some(text)
     })
     .await;
     let log = std::fs::read_to_string(program.folder().join("log")).unwrap();

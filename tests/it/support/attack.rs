@@ -199,7 +199,7 @@ impl Attack {
 
     /// I6: a neighbour is served as if nothing had happened, with a secret of its own and nothing of anybody else's.
     async fn neighbour_is_served(&self) {
-        const AT_ONCE: Duration = Duration::from_secs(5);
+        const AT_ONCE: Duration = Duration::from_secs(15);
         let neighbour = self.tollgate.sandbox("sb-c").dialling_from(cut::NEIGHBOUR);
         let token = neighbour.token("KEY_B");
         let began = Instant::now();

@@ -62,6 +62,11 @@ impl Check {
 /// All presets; for anything but a person, as JSON.
 fn listed_presets(format: Format) -> Result<String, Failure> {
     let shape = |preset: &SecretPreset| preset.placeholder.as_ref().map(ToString::to_string);
+    let headers = |preset: &SecretPreset| match preset.headers().as_slice() {
+        _ if preset.signs => "none: it signs (aws-sigv4)".to_owned(),
+        [] => "all but those that servers like to echo".to_owned(),
+        names => names.join(", "),
+    };
     let texts = |hosts: &mut dyn Iterator<Item = &crate::host::HostPattern>| {
         hosts.map(ToString::to_string).collect::<Vec<_>>()
     };
@@ -72,7 +77,7 @@ fn listed_presets(format: Format) -> Result<String, Failure> {
                 preset.name,
                 preset.variable,
                 shape(preset).unwrap_or_default(),
-                preset.headers().join(", "),
+                headers(preset),
                 texts(&mut preset.hosts.iter()).join(", "),
                 texts(&mut preset.opens()).join(", "),
             )
@@ -85,6 +90,7 @@ fn listed_presets(format: Format) -> Result<String, Failure> {
             "secret": preset.variable.as_str(),
             "placeholder": shape(preset),
             "headers": preset.headers(),
+            "signs": preset.signs,
             "allowedHosts": texts(&mut preset.hosts.iter()),
             "egressAllowlist": texts(&mut preset.opens()),
         })

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use super::diagnostic::{Findings, Source};
-use super::file::{self, AllowEntry};
+use super::file::{self, AllowEntry, WrittenSign};
 use super::yaml;
 use crate::host::HostPattern;
 use crate::secret::{HeaderRule, Locations, Placeholder, SecretName};
@@ -25,8 +25,12 @@ pub struct SecretPreset {
     pub locations: Locations,
     /// The shape of its token.
     pub placeholder: Option<Placeholder>,
+    /// Whether it signs requests (`sign: aws-sigv4`) and never travels itself.
+    pub signs: bool,
     /// What the store's allowlist gains: where its clients go, with the secret or without.
     pub(super) allow: Vec<AllowEntry>,
+    /// What the store's denylist gains: hosts below a wildcard that belong to others.
+    pub(super) deny: Vec<HostPattern>,
 }
 
 /// All presets, in the order in which they are listed.
@@ -69,8 +73,10 @@ macro_rules! shipped {
     };
 }
 
-const TABLE: [Line; 11] = [
+const TABLE: &[Line] = &[
     ("anthropic", shipped!("anthropic"), "ANTHROPIC_API_KEY", None),
+    ("aws-access-key-id", shipped!("aws"), "AWS_ACCESS_KEY_ID", None),
+    ("aws-secret-access-key", shipped!("aws"), "AWS_SECRET_ACCESS_KEY", None),
     ("github", shipped!("github"), "GITHUB_TOKEN", None),
     (
         "github-fine-grained",
@@ -114,6 +120,8 @@ fn read(&(name, text, secret, shape): &Line) -> Option<SecretPreset> {
         hosts: written.hosts?.into_iter().map(|host| host.value).collect(),
         locations: written.locations,
         placeholder,
+        signs: written.sign.is_some_and(|sign| matches!(sign.value, WrittenSign::UsualAws)),
         allow: allow.collect(),
+        deny: store.deny.into_iter().map(|host| host.value).collect(),
     })
 }

@@ -75,7 +75,12 @@ fn check_lists_the_presets_and_three_words_of_one_are_a_policy() {
         serde_json::from_str(&listed(&["check", "--presets", "--format", "json"])).unwrap();
     for preset in presets.as_array().unwrap() {
         let name = preset["preset"].as_str().unwrap();
-        assert!(preset["allowedHosts"][0].is_string() && preset["headers"][0].is_string());
+        assert!(preset["allowedHosts"][0].is_string(), "{name}");
+        if name.starts_with("aws-") {
+            // Of a pair, and with wildcards that are warned about.
+            continue;
+        }
+        assert!(preset["headers"][0].is_string(), "{name}");
         let policy =
             format!("secretStores: {{ s: {{ secrets: {{ KEY: {{ preset: {name} }} }} }} }}\n");
         std::fs::write(folder.path().join("p.yaml"), policy).unwrap();

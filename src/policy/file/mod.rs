@@ -116,6 +116,7 @@ fn store(entry: &Entry, folder: &Path, out: &mut Findings) -> Option<WrittenStor
         secrets.into_iter().filter_map(|entry| secret::read(entry, folder, out)).collect();
     let secrets: Vec<WrittenSecret> = secrets;
     let allow = with_presets(allow, &secrets);
+    let deny = denied_by_presets(deny, &secrets);
     let misdirected = fields.get("misdirected").and_then(|node| misdirected(node, out));
     Some(WrittenStore { name: name?, allow, deny, secrets, misdirected })
 }
@@ -151,6 +152,22 @@ fn with_presets(
         let list = united.get_or_insert_default();
         if list.iter().all(|known| known.value.pattern != entry.value.pattern) {
             list.push(entry);
+        }
+    }
+    united
+}
+
+/// The denylist with the hosts that presets deny below their wildcards.
+fn denied_by_presets(
+    deny: Vec<At<HostPattern>>,
+    secrets: &[WrittenSecret],
+) -> Vec<At<HostPattern>> {
+    let mut united = deny;
+    for preset in secrets.iter().filter_map(|secret| secret.preset.as_ref()) {
+        for host in &preset.value.deny {
+            if united.iter().all(|known| known.value != *host) {
+                united.push(At { value: host.clone(), place: preset.place.clone() });
+            }
         }
     }
     united

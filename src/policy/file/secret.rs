@@ -90,10 +90,18 @@ pub(super) fn read(entry: &Entry, folder: &Path, out: &mut Findings) -> Option<W
         let hint = "leave the field out, and the secret goes to its own store's egressAllowlist; or list its hosts";
         host_list(node, "`allowedHosts`", hint, out)
     });
-    let sign = fields.get("sign").and_then(|node| {
+    let sign = match fields.get("sign") {
+        Some(node) => {
+            sign::read(node, out).map(|value| At { value, place: fields.key_place("sign").clone() })
+        }
+        None => preset
+            .as_ref()
+            .filter(|preset| preset.value.signs)
+            .map(|preset| At { value: WrittenSign::UsualAws, place: preset.place.clone() }),
+    };
+    if sign.is_some() || fields.get("sign").is_some() {
         sign::check_company(&fields, out);
-        Some(At { value: sign::read(node, out)?, place: fields.key_place("sign").clone() })
-    });
+    }
     let places_written = fields.get("locations").or_else(|| fields.get("headers")).is_some();
     let locations =
         if sign.is_some() { Locations::NONE } else { locations(&fields, preset.as_ref(), out) };

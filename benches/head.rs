@@ -2,21 +2,16 @@
 
 #![expect(clippy::expect_used, reason = "a bench that cannot set up must stop")]
 
+#[expect(dead_code, reason = "other benches use the rest")]
+mod setup;
+
 use std::hint::black_box;
-use std::path::Path;
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use tollgate::host::{Authority, Scheme};
-use tollgate::policy::{OperatorRules, PolicySet, RequestPermit, decide_request};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tollgate::proxy::open_head;
-use tollgate::secret::SealKey;
-use tollgate::session::Session;
-use tollgate::shutdown::Tasks;
-use tollgate::stores::{LiveSecret, TokenEndpoints};
 
 const POLICY: &str = "
 secretStores:
@@ -32,7 +27,7 @@ fn head(c: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
     let _inside = runtime.enter();
-    let (session, permit) = session();
+    let (session, permit) = setup::session(POLICY);
     let secret = session.secrets().first().expect("a secret");
     runtime.block_on(secret.live.value()).expect("a value");
     let token = secret.token.as_str().to_owned();
@@ -55,31 +50,6 @@ fn head(c: &mut Criterion) {
             );
         });
     }
-}
-
-fn session() -> (Session, RequestPermit) {
-    let set = PolicySet::read(Path::new("bench.yaml"), POLICY).set.expect("a policy");
-    let layers = ["s".parse().expect("a name")];
-    let policy = set.effective(&layers, &OperatorRules::default()).expect("an effective policy");
-    let policy = Arc::new(policy);
-    let destination =
-        Authority::parse("api.example.com").expect("a host").destination(Scheme::Https);
-    let verdict = decide_request(&policy, &destination, Scheme::Https, &Method::GET, "/");
-    let permit = verdict.permit().expect("allowed");
-    let (_trigger, tasks) = Tasks::new();
-    let live = |store: &_, name: &tollgate::secret::SecretName| {
-        let secret = set.secret(store, name)?;
-        Some(LiveSecret::new(
-            name.clone(),
-            secret.source.clone(),
-            true,
-            &TokenEndpoints::default(),
-            tasks.clone(),
-        ))
-    };
-    let id = "sb".parse().expect("an id");
-    let session = Session::new(id, 0, policy, &SealKey::new(&[1; 32]), live, Vec::new());
-    (session.expect("a session"), permit)
 }
 
 fn headers(authorization: &str) -> HeaderMap {

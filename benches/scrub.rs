@@ -1,34 +1,44 @@
-//! What it costs to search answers for values and to hide them, by how many values a sandbox holds.
+//! What it costs to search answers for values and to hide them, by how many values a sandbox holds and by what an answer is made of.
 
 #![expect(clippy::expect_used, reason = "a bench that cannot set up must stop")]
+
+#[expect(dead_code, reason = "other benches use the rest")]
+mod setup;
 
 use std::hint::black_box;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use http::header::{HeaderMap, HeaderName, HeaderValue};
-use tollgate::secret::{Hide, Needles, SealKey, SecretValue};
+use http::header::{CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue};
+use tollgate::config::Limits;
+use tollgate::proxy::AnswerPieces;
+use tollgate::secret::{Hide, Needles};
 
 /// What one read of an answer gives.
 const PIECE: usize = 16 * 1024;
 
+/// The length of an answer, once it is decoded.
+const LENGTH: usize = 1 << 20;
+
 fn scrub(c: &mut Criterion) {
-    let text = "{\"id\": 4711, \"name\": \"user-2f3a\", \"tags\": [\"alpha\", \"beta\"]},\n"
-        .repeat(PIECE / 64);
-    let hex: String =
-        (0..text.len() as u64 / 16).map(|nth| format!("{:016x}", mixed(nth))).collect();
+    let (text, json, hex) = (text(PIECE), json(PIECE), hex(PIECE));
     for count in [1, 20, 500] {
-        let needles = needles(count);
+        let needles = setup::needles(count);
         let mut group = c.benchmark_group(format!("scrub/{count}"));
-        group.throughput(Throughput::Bytes(text.len() as u64));
-        group.bench_function("scan json", |b| b.iter(|| needles.is_in(black_box(text.as_bytes()))));
-        group.bench_function("scan hex", |b| b.iter(|| needles.is_in(black_box(hex.as_bytes()))));
-        let echo = format!("{}{}", text.split_at(PIECE / 2).0, value(0)).repeat(2);
+        group.throughput(Throughput::Bytes(PIECE as u64));
+        for (what, piece) in [("text", &text), ("json", &json), ("hex", &hex)] {
+            group.bench_function(format!("scan {what}"), |b| {
+                b.iter(|| needles.is_in(black_box(piece)));
+            });
+        }
+        let half = json.get(..PIECE / 2).expect("half");
+        let echo = [half, setup::value(0).as_bytes()].concat().repeat(2);
         group.bench_function("hide two", |b| {
             let mut out = Vec::with_capacity(2 * PIECE);
             b.iter(|| {
                 out.clear();
-                needles.hide(black_box(echo.as_bytes()), echo.len(), Hide::Replace, &mut out)
+                needles.hide(black_box(&echo), echo.len(), Hide::Replace, &mut out)
             });
         });
         group.finish();
@@ -36,35 +46,82 @@ fn scrub(c: &mut Criterion) {
         c.bench_function(&format!("scrub/{count}/head"), |b| {
             b.iter(|| needles.scrub_headers(black_box(&mut head)));
         });
+        streams(c, count, &Arc::new(needles));
     }
 }
 
-fn needles(count: u64) -> Needles {
-    let key = SealKey::new(&[1; 32]);
-    let id = "sb".parse().expect("an id");
-    let sealed = |nth: u64| {
-        let token = key.seal(&id, 0, &format!("KEY_{nth}").parse().expect("a name"));
-        (token, Arc::new(SecretValue::new(value(nth).into_bytes()).expect("a value")))
-    };
-    Needles::new(&(0..count).map(sealed).collect::<Vec<_>>())
+/// Whole answers as they stream, pieces in and pieces out; throughput is that of the decoded text.
+fn streams(c: &mut Criterion, count: u64, needles: &Arc<Needles>) {
+    let mut group = c.benchmark_group(format!("scrub/{count}/stream"));
+    group.throughput(Throughput::Bytes(LENGTH as u64));
+    for (what, body) in [("text", text(LENGTH)), ("json", json(LENGTH)), ("hex", hex(LENGTH))] {
+        let body = pieces(&body);
+        group.bench_function(what, |b| b.iter(|| streamed(needles, "identity", &body)));
+    }
+    let json = json(LENGTH);
+    for coding in ["gzip", "br", "zstd"] {
+        let body = pieces(&setup::encoded(coding, &json));
+        group.bench_function(format!("json {coding}"), |b| {
+            b.iter(|| streamed(needles, coding, &body));
+        });
+    }
+    group.finish();
 }
 
-/// Forty characters that look drawn at random.
-fn value(nth: u64) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let letter = |at: u64| {
-        let drawn = usize::try_from(mixed(nth * 40 + at) >> 58).expect("six bits");
-        char::from(*LETTERS.get(drawn).expect("one of 64"))
-    };
-    (0..40).map(letter).collect()
+fn streamed(needles: &Arc<Needles>, coding: &str, pieces: &[Bytes]) -> usize {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_ENCODING, HeaderValue::from_str(coding).expect("a coding"));
+    let answer = AnswerPieces::of(needles.clone(), &headers, &Limits::default());
+    let mut answer = answer.expect("a coding that is read");
+    let mut length = 0;
+    for piece in pieces {
+        answer.push(piece);
+        while let Some(piece) = answer.next().expect("readable") {
+            length += black_box(piece).len();
+        }
+    }
+    answer.finish();
+    while let Some(piece) = answer.next().expect("readable") {
+        length += black_box(piece).len();
+    }
+    length
 }
 
-/// The mixer of splitmix64.
-fn mixed(seed: u64) -> u64 {
-    let mut z = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+fn pieces(body: &[u8]) -> Vec<Bytes> {
+    body.chunks(PIECE).map(Bytes::copy_from_slice).collect()
+}
+
+/// Records that are alike and not the same, as an API sends them.
+fn json(length: usize) -> Vec<u8> {
+    let record = |nth: u64| {
+        let drawn = setup::mixed(nth);
+        format!(
+            "{{\"id\": {nth}, \"name\": \"user-{:04x}\", \"tags\": [\"alpha\", \"beta\"], \"score\": {}}},\n",
+            drawn & 0xffff,
+            drawn >> 50
+        )
+    };
+    cut((0..).map(record), length)
+}
+
+/// Words of text.
+fn text(length: usize) -> Vec<u8> {
+    const WORDS: [&str; 8] =
+        ["the ", "answers ", "of ", "a ", "server\n", "are ", "mostly ", "words, "];
+    let word = |nth: u64| {
+        let drawn = usize::try_from(setup::mixed(nth) >> 61).expect("three bits");
+        (*WORDS.get(drawn).expect("one of 8")).to_owned()
+    };
+    cut((0..).map(word), length)
+}
+
+/// Digits in which no space ends a run.
+fn hex(length: usize) -> Vec<u8> {
+    cut((0..).map(|nth| format!("{:016x}", setup::mixed(nth))), length)
+}
+
+fn cut(stretches: impl Iterator<Item = String>, length: usize) -> Vec<u8> {
+    stretches.flat_map(String::into_bytes).take(length).collect()
 }
 
 fn head() -> HeaderMap {

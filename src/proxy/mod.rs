@@ -53,8 +53,9 @@ pub use connect::{Connector, ResolverError};
 pub use forward::{AnswerBody, BodyCut};
 pub use identify::proxy_credentials;
 pub use pool::Upstreams;
+pub use scrub::AnswerPieces;
 pub use shared::Proxy;
-pub use substitute::{OpenedAt, open_head};
+pub use substitute::{BodyPieces, OpenedAt, open_body, open_head};
 pub use token_post::TokenPost;
 
 use destination::Origin;

@@ -6,6 +6,7 @@
 mod decode;
 mod fields;
 mod messages;
+mod pieces;
 mod spelled;
 mod stream;
 mod token_answer;
@@ -33,6 +34,7 @@ use crate::session::Session;
 
 pub(super) use decode::{Bounds, Coding, Decoder, Unreadable};
 pub(super) use fields::decoded as decoded_fields;
+pub use pieces::AnswerPieces;
 pub(super) use stream::Scrubber;
 pub(super) use websocket::Searched;
 

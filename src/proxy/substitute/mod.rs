@@ -28,6 +28,7 @@ use crate::secret::SecretName;
 use crate::session::{Recognised, Session};
 
 pub(super) use body::OutgoingBody;
+pub use body::{BodyPieces, open_body};
 pub(super) use tokens::{Tokens, unfit};
 pub(super) use websocket::{Messages, Violation};
 

@@ -7,6 +7,7 @@
 mod count;
 mod grpc;
 mod outgoing;
+mod pieces;
 mod protobuf;
 mod text;
 
@@ -32,6 +33,7 @@ use crate::secret::{Locations, TokenFinder};
 use crate::session::SealedSecret;
 
 pub(in crate::proxy) use outgoing::OutgoingBody;
+pub use pieces::{BodyPieces, open_body};
 use text::Tally;
 
 /// The body as it leaves: untouched where no secret is opted in, else rewritten now or while it streams.

@@ -49,7 +49,8 @@ impl Engine {
             Coding::Deflate => Self::DeflateOfSomeKind,
             Coding::Brotli => {
                 let alloc = StandardAlloc::default;
-                let state = Box::new(BrotliState::new(alloc(), alloc(), alloc()));
+                // Strict: windows as large as RFC 7932 has them, 16 MiB, and not the gibibyte of an extension to it.
+                let state = Box::new(BrotliState::new_strict(alloc(), alloc(), alloc()));
                 Self::Brotli { state, ended: false }
             }
             Coding::Zstd => {
@@ -77,9 +78,12 @@ impl Engine {
                 *self = Self::gzip_member();
                 self.step(input, room)
             }
-            Self::Inflate { ended: true, .. } | Self::Brotli { ended: true, .. } => {
+            Self::Inflate { members, ended: true, .. } => {
+                // What is no member ends the body, wherever it was cut: nothing behind it is looked at again.
+                *members &= input.is_empty();
                 Ok(Step { read: input.len(), written: 0 })
             }
+            Self::Brotli { ended: true, .. } => Ok(Step { read: input.len(), written: 0 }),
             Self::Inflate { stream, ended, .. } => inflate(stream, ended, input, room),
             Self::Brotli { state, ended } => unbrotli(state, ended, input, room),
             Self::Zstd { stream, ended } => {

@@ -87,6 +87,28 @@ fn gzip_members_and_zstd_frames_follow_each_other() {
 }
 
 #[test]
+fn what_follows_the_last_gzip_member_is_dropped_however_it_is_cut() {
+    let (member, more) = (encoded(Coding::Gzip, b"one "), encoded(Coding::Gzip, b"two"));
+    let body = [member.as_slice(), &[0; 9], &more].concat();
+    for cut in 0..=body.len() {
+        let (front, back) = body.split_at(cut);
+        assert_eq!(decoded(Coding::Gzip, BOUNDS, [front, back]).unwrap(), b"one ", "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_window_beyond_its_coding_is_refused_before_it_is_there() {
+    // RFC 7932 has no window of 2^30; this is how an extension writes it.
+    assert_eq!(decoded(Coding::Brotli, BOUNDS, [&[0x11, 0x1e][..]]), Err(Unreadable::Damaged));
+    // A frame that asks for 16 MiB (RFC 8878 §3.1.1.1.2), and a block of it.
+    let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 14 << 3, 0x03, 0x40, 0x00, b'x'];
+    assert_eq!(decoded(Coding::Zstd, BOUNDS, [&frame[..]]), Err(Unreadable::Damaged));
+    let mut fits = frame;
+    fits[5] = 13 << 3;
+    assert_eq!(decoded(Coding::Zstd, BOUNDS, [&fits[..]]).unwrap().len(), 0x4003 >> 3);
+}
+
+#[test]
 fn a_bare_deflate_stream_is_read_too() {
     let mut out = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
     out.write_all(b"some text, some text").unwrap();

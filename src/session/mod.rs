@@ -87,7 +87,8 @@ impl Session {
                 token,
             })
         };
-        let secrets: Vec<_> = policy.secrets().iter().filter_map(seal).collect();
+        let mut secrets: Vec<_> = policy.secrets().iter().filter_map(seal).collect();
+        secrets.sort_by(|one, other| one.bound.name.cmp(&other.bound.name));
         let by_token = secrets
             .iter()
             .enumerate()
@@ -148,7 +149,8 @@ impl Session {
     /// The secret of a name.
     #[must_use]
     pub fn by_name(&self, name: &SecretName) -> Option<&SealedSecret> {
-        self.secrets.iter().find(|secret| secret.bound.name == *name)
+        let nth = self.secrets.binary_search_by(|secret| secret.bound.name.cmp(name)).ok()?;
+        self.secrets.get(nth)
     }
 
     /// The token of the secret that is given out there, if a request may be one to the token endpoint of one; the first by name of several.

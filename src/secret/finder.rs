@@ -16,6 +16,8 @@ pub struct TokenFinder {
     shaped: Option<AhoCorasick>,
     /// The same, sorted, for those of which only the beginning is known.
     sorted: Vec<SealedToken>,
+    /// The first bytes of the same.
+    first_bytes: Vec<u8>,
     longest: usize,
 }
 
@@ -41,13 +43,22 @@ impl TokenFinder {
         let shaped = Some(build(MatchKind::LeftmostLongest)?);
         let longest = sorted.iter().map(|token| token.as_str().len()).max().unwrap_or_default();
         sorted.sort_unstable();
-        Ok(Self { shaped, sorted, longest })
+        let first = |token: &SealedToken| token.as_str().as_bytes().first().copied();
+        let mut first_bytes: Vec<u8> = sorted.iter().filter_map(first).collect();
+        first_bytes.dedup();
+        Ok(Self { shaped, sorted, first_bytes, longest })
     }
 
     /// The tokens in a text, from left to right; none overlaps another, and of those that begin together the longest counts.
     #[must_use]
     pub const fn find<'t>(&'t self, text: &'t [u8]) -> TokensIn<'t> {
         TokensIn { finder: self, text, from: 0, standard: Next::Unknown, shaped: Next::Unknown }
+    }
+
+    /// Whether a token may begin with this byte.
+    #[must_use]
+    pub fn may_begin(&self, byte: u8) -> bool {
+        SealedToken::PREFIX.as_bytes().first() == Some(&byte) || self.first_bytes.contains(&byte)
     }
 
     /// The longest token in bytes.

@@ -124,6 +124,12 @@ impl SealedToken {
     /// The length of a standard token in bytes.
     pub const LEN: usize = Self::PREFIX.len() + 32;
 
+    /// Whether a token may hold this byte, in whatever shape it is.
+    #[must_use]
+    pub const fn may_hold(byte: u8) -> bool {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+    }
+
     /// Whether it has the form that all installations know.
     #[must_use]
     pub fn is_standard(&self) -> bool {
@@ -133,7 +139,7 @@ impl SealedToken {
     }
 
     #[cfg(test)]
-    pub(super) fn of_text(text: &str) -> Self {
+    pub(crate) fn of_text(text: &str) -> Self {
         Self { text: text.into() }
     }
 

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use zeroize::Zeroizing;
 
+use crate::secret::{SealedToken, TokenFinder};
+
 /// The escapes of a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
@@ -24,7 +26,10 @@ const BLANK: u8 = 0xff;
 
 impl Encoding {
     /// Reads a text through its escapes, up to an escape that is not whole.
-    pub(super) fn decode(self, text: &[u8]) -> Decoded<'_> {
+    ///
+    /// An escape that stands for what no token holds is left as it is where none of its bytes may begin a token: nothing is found in it
+    /// then, and a text that has no other escapes need not be copied.
+    pub(super) fn decode<'t>(self, text: &'t [u8], finder: &TokenFinder) -> Decoded<'t> {
         let mut decoded =
             Decoded { text: Cow::Borrowed(text), jumps: Vec::new(), whole: text.len() };
         let mut copied = 0;
@@ -39,6 +44,7 @@ impl Encoding {
                     copied = at + length;
                     copied
                 }
+                Escape::Other(length) if !begins_token(finder, text, at, length) => at + length,
                 Escape::Other(length) => {
                     let out = decoded.catch_up(text, copied, at);
                     out.resize(out.len() + length, BLANK);
@@ -58,7 +64,12 @@ impl Encoding {
 
     /// The bytes of a value as they are written in this place; `None` if it has no form there.
     pub(super) fn encode(self, value: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-        let mut out = Zeroizing::new(Vec::with_capacity(value.len() * 6));
+        // So that it never grows, which would leave what it held behind.
+        let mut out = Zeroizing::new(Vec::with_capacity(match self {
+            Self::Raw => value.len(),
+            Self::Percent => value.len() * 3,
+            Self::Json => value.len() * 6,
+        }));
         match self {
             Self::Raw => out.extend_from_slice(value),
             Self::Percent => {
@@ -70,7 +81,8 @@ impl Encoding {
                 value.iter().for_each(|&byte| push_json(byte, &mut out));
             }
         }
-        Some(out)
+        // Every stream holds the values that it may need.
+        if out.capacity() > out.len() { Some(Zeroizing::new(out.to_vec())) } else { Some(out) }
     }
 
     fn next_escape(self, text: &[u8], from: usize) -> Option<usize> {
@@ -104,9 +116,15 @@ fn hex_escape(prefix: usize, text: &[u8], wanted: usize, otherwise: Escape) -> E
     }
     match u8::try_from(number) {
         _ if digits.len() < wanted => Escape::Open,
-        Ok(byte) if byte.is_ascii_graphic() => Escape::Byte(prefix + wanted, byte),
+        Ok(byte) if SealedToken::may_hold(byte) => Escape::Byte(prefix + wanted, byte),
         _ => Escape::Other(prefix + wanted),
     }
+}
+
+/// Whether a token may seem to begin within an escape of so many bytes.
+fn begins_token(finder: &TokenFinder, text: &[u8], at: usize, length: usize) -> bool {
+    let inside = text.get(at + 1..at + length).unwrap_or_default();
+    inside.iter().any(|&byte| finder.may_begin(byte))
 }
 
 fn push_json(byte: u8, out: &mut Vec<u8>) {
@@ -185,7 +203,18 @@ mod tests {
 
     #[track_caller]
     fn decodes(encoding: Encoding, text: &str, expected: &str, whole: usize) {
-        let decoded = encoding.decode(text.as_bytes());
+        decodes_for(&TokenFinder::default(), encoding, text, expected, whole);
+    }
+
+    #[track_caller]
+    fn decodes_for(
+        finder: &TokenFinder,
+        encoding: Encoding,
+        text: &str,
+        expected: &str,
+        whole: usize,
+    ) {
+        let decoded = encoding.decode(text.as_bytes(), finder);
         let shown: String = decoded
             .text
             .iter()
@@ -199,19 +228,29 @@ mod tests {
     fn escapes_are_read_and_open_ones_are_left() {
         decodes(Encoding::Raw, r"a%62\u0063\", r"a%62\u0063\", 11);
         decodes(Encoding::Percent, "a%62c%%64%zz%6", "abc%d%zz", 12);
-        decodes(Encoding::Percent, "%0a%C3%a9%", "_________", 9);
+        decodes(Encoding::Percent, "%0a%C3%a9%", "%0a%C3%a9", 9);
         decodes(Encoding::Percent, "plain%", "plain", 5);
-        decodes(Encoding::Json, r#"a\u0062c\"\\u0064"#, "abc____u0064", 17);
-        decodes(Encoding::Json, r"\u00e9\n\/\uzz\u006", "____________zz", 14);
+        decodes(Encoding::Json, r#"a\u0062c\"\\u0064"#, r#"abc\"\\u0064"#, 17);
+        decodes(Encoding::Json, r"\u00e9\n\/\uzz\u006", r"\u00e9\n\/\uzz", 14);
         decodes(Encoding::Json, "plain\\", "plain", 5);
     }
 
     #[test]
+    fn no_token_begins_within_an_escape() {
+        let tokens = ["npm_0", "0e9xy", "ok_1_"].map(SealedToken::of_text);
+        let finder = TokenFinder::new(&tokens).unwrap();
+        decodes_for(&finder, Encoding::Json, r"\npm_0\u00e9xy", "__pm_0______xy", 14);
+        decodes_for(&finder, Encoding::Json, r"\r\/\osb_sealed_", r"\r\/__sb_sealed_", 16);
+        decodes_for(&finder, Encoding::Percent, "%C0e9xy%2Fok", "___e9xy%2Fok", 12);
+    }
+
+    #[test]
     fn positions_lead_back_through_escapes() {
-        let decoded = Encoding::Percent.decode(b"a%62c%%64%zz");
+        let decoded = Encoding::Percent.decode(b"a%62c%%64%zz", &TokenFinder::default());
         let sources: Vec<usize> = (0..=decoded.text.len()).map(|at| decoded.source(at)).collect();
         assert_eq!(sources, [0, 1, 4, 5, 6, 9, 10, 11, 12]);
-        assert!(matches!(Encoding::Json.decode(b"plain").text, Cow::Borrowed(_)));
+        let decoded = Encoding::Json.decode(br"pl\n\u00e9ain", &TokenFinder::default());
+        assert!(matches!(decoded.text, Cow::Borrowed(_)));
     }
 
     #[test]

@@ -50,7 +50,7 @@ async fn opened(
     part: &str,
     log: &mut Vec<OpenedAt>,
 ) -> Result<Option<Zeroizing<String>>, Denial> {
-    let decoded = Encoding::Percent.decode(part.as_bytes());
+    let decoded = Encoding::Percent.decode(part.as_bytes(), tokens.session.finder());
     let mut found = tokens.found(&decoded.text).peekable();
     if found.peek().is_none() {
         return Ok(None);

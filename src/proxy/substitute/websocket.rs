@@ -206,7 +206,7 @@ impl Messages {
     async fn opened(&self, text: &[u8]) -> Result<Option<Vec<u8>>, Violation> {
         let encoding = encoding(text);
         let finder = self.session.finder();
-        let tokens_in_text = finder.find(&encoding.decode(text).text).count() as u64;
+        let tokens_in_text = finder.find(&encoding.decode(text, finder).text).count() as u64;
         if tokens_in_text == 0 {
             return Ok(None);
         }

@@ -151,7 +151,7 @@ impl Text {
 
     fn settle(&mut self, end: End, out: &mut Vec<u8>) -> Result<(), Unfit> {
         let text = std::mem::take(&mut self.held);
-        let decoded = self.encoding.decode(&text);
+        let decoded = self.encoding.decode(&text, &self.finder);
         let undecided = |from: usize| match end {
             End::Open => from + self.finder.undecided(decoded.text.get(from..).unwrap_or_default()),
             End::Reached => decoded.text.len(),

@@ -146,6 +146,35 @@ async fn a_grpc_message_keeps_its_length() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_searched_does_not_arrive() {
+    let compressed = |value: &str| {
+        let length = u32::try_from(value.len()).unwrap().to_be_bytes();
+        [&[1], &length[..], value.as_bytes()].concat()
+    };
+    let wide = |value: &str| value.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for (content_type, form) in [
+        ("application/grpc", compressed as fn(&str) -> Vec<u8>),
+        ("text/plain; charset=UTF-16LE", wide),
+    ] {
+        let upstream = echoing_in_pieces(content_type, form).await;
+        let tollgate = Tollgate::with(POLICY, &[&upstream]).await;
+        let sandbox = tollgate.sandbox("sb-test");
+        let mut connection = sandbox.open("https://api.example.com/", Protocol::H2).await.unwrap();
+        let request = Request::get("https://api.example.com/")
+            .header("x-key", sandbox.token("KEY"))
+            .body(full(""))
+            .unwrap();
+        // A cut may overtake the head.
+        if let Ok(answer) = connection.begin(request).await {
+            let status = answer.status();
+            let body = answer.into_body().collect().await;
+            assert!(status == 502 || body.is_err(), "{content_type}: {status} {body:?}");
+        }
+        tollgate.finish().await;
+    }
+}
+
+#[tokio::test]
 async fn a_grpc_message_arrives_before_the_next_is_sent() {
     let (sender, messages) = tokio::sync::mpsc::channel::<Bytes>(1);
     let messages = std::sync::Mutex::new(Some(messages));

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderMap};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::response::Parts;
 use http::{Method, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
@@ -167,6 +167,12 @@ fn search(
     // Why a signature is refused is told in a few lines, and must be looked at whole.
     let refused = asked.signed && stated.is_none() && parts.status.is_client_error();
     let is_small = refused || stated.is_some_and(|length| length <= asked.small() as u64);
+    if !is_ascii_within(&parts.headers) {
+        return Err(Unreadable::Charset.into());
+    }
+    if has_compressed_messages(&parts.headers) {
+        return Err(Unreadable::Compressed.into());
+    }
     let by_messages = is_grpc(&parts.headers);
     let hide = if by_messages { Hide::Mask } else { Hide::Replace };
     let scrubber = match Coding::of(&parts.headers)? {
@@ -207,9 +213,67 @@ fn not_searchable(destination: &Destination) -> Denial {
     Denial::new(DenyReason::UpstreamUnreachable, detail, "ask for the whole resource")
 }
 
-/// gRPC frames messages by length, so lengths may not change.
+/// gRPC frames messages by length, so lengths may not change. The text form of gRPC-Web is base64, in which no length can be read.
 fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|content_type| content_type.as_bytes().starts_with(b"application/grpc"))
+    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let content_type = content_type.to_ascii_lowercase();
+    content_type.starts_with(b"application/grpc")
+        && !content_type.starts_with(b"application/grpc-web-text")
+}
+
+/// Whether the messages of Connect's streams are compressed; gRPC says so before each.
+fn has_compressed_messages(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all("connect-content-encoding").iter();
+    codings.into_iter().any(|coding| coding != "identity")
+}
+
+/// Whether ASCII is written as such in the charset of the answer. A client may ask for another, and values are searched for in bytes.
+fn is_ascii_within(headers: &HeaderMap) -> bool {
+    const WIDE: [&[u8]; 6] = [b"utf-16", b"utf16", b"utf-32", b"utf-7", b"ucs-", b"iso-10646-ucs"];
+    headers.get_all(CONTENT_TYPE).iter().all(|content_type| {
+        let mut parameters = content_type.as_bytes().split(|&byte| byte == b';').skip(1);
+        parameters.all(|parameter| {
+            let parameter = parameter.trim_ascii().to_ascii_lowercase();
+            let charset = parameter.strip_prefix(b"charset=").unwrap_or_default();
+            let charset = charset.strip_prefix(b"\"").unwrap_or(charset);
+            !WIDE.iter().any(|wide| charset.starts_with(wide))
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(content_type: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(content_type))])
+    }
+
+    #[test]
+    fn charsets_in_which_ascii_is_something_else_are_told_apart() {
+        for (content_type, searchable) in [
+            ("application/json", true),
+            ("text/html; charset=utf-8", true),
+            ("text/html; charset=\"iso-8859-1\"; x=utf-16", true),
+            ("application/json;charset=UTF-16", false),
+            ("text/plain; charset=\"utf-16le\"", false),
+            ("text/plain; a=b; Charset=utf-32", false),
+            ("text/plain; charset=UTF-7", false),
+        ] {
+            assert_eq!(is_ascii_within(&typed(content_type)), searchable, "{content_type}");
+        }
+    }
+
+    #[test]
+    fn only_what_has_lengths_is_read_by_messages() {
+        for (content_type, by_messages) in [
+            ("application/grpc", true),
+            ("Application/gRPC+proto", true),
+            ("application/grpc-web+proto", true),
+            ("application/grpc-web-text", false),
+            ("text/plain", false),
+        ] {
+            assert_eq!(is_grpc(&typed(content_type)), by_messages, "{content_type}");
+        }
+    }
 }

@@ -214,6 +214,7 @@ fn drop_overrides(headers: &mut HeaderMap) {
 }
 
 const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+const CONNECT_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("connect-accept-encoding");
 
 /// On hosts with a bound secret the answer is searched, so it must come whole and in an encoding that can be read.
 fn ask_for_readable_answers(headers: &mut HeaderMap, in_parts: bool) {
@@ -223,8 +224,10 @@ fn ask_for_readable_answers(headers: &mut HeaderMap, in_parts: bool) {
     let readable = readable_encodings(headers);
     headers.insert(ACCEPT_ENCODING, readable);
     // Compressed messages are not read.
-    if headers.contains_key(GRPC_ACCEPT_ENCODING) {
-        headers.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    for name in [GRPC_ACCEPT_ENCODING, CONNECT_ACCEPT_ENCODING] {
+        if headers.contains_key(&name) {
+            headers.insert(name, HeaderValue::from_static("identity"));
+        }
     }
 }
 

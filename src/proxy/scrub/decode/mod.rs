@@ -61,6 +61,10 @@ pub(in crate::proxy) enum Unreadable {
     Unknown,
     #[error("the answer is encoded more than once, so it cannot be searched for values")]
     Stacked,
+    #[error("a message of the answer is compressed, so it cannot be searched for values")]
+    Compressed,
+    #[error("the answer is in a charset that cannot be searched for values")]
+    Charset,
     #[error("the encoded answer is damaged")]
     Damaged,
     #[error("the encoded answer ended before its end")]
@@ -77,6 +81,14 @@ impl From<Unreadable> for Denial {
             Unreadable::Unknown | Unreadable::Stacked => (
                 DenyReason::UpstreamUnreachable,
                 "where a secret is bound, the upstream must answer in one of gzip, deflate, br, zstd, or not encoded; a retry will not help",
+            ),
+            Unreadable::Compressed => (
+                DenyReason::UpstreamUnreachable,
+                "where a secret is bound, messages must come as they are; send the request's uncompressed too, since servers answer alike",
+            ),
+            Unreadable::Charset => (
+                DenyReason::UpstreamUnreachable,
+                "where a secret is bound, the upstream must answer in UTF-8 or another charset in which ASCII stays what it is",
             ),
             Unreadable::Damaged | Unreadable::Truncated => {
                 (DenyReason::UpstreamUnreachable, "try again, if that does no harm")

@@ -32,6 +32,8 @@ pub(in crate::proxy) struct Scrubber {
     ready: VecDeque<Bytes>,
     /// Nothing more will come.
     ended: bool,
+    /// Why nothing more leaves.
+    unreadable: Option<Unreadable>,
 }
 
 /// Below this length a copy costs less than a frame of its own for what was held back.
@@ -52,6 +54,7 @@ impl Scrubber {
             carry: Vec::new(),
             ready: VecDeque::new(),
             ended: false,
+            unreadable: None,
         }
     }
 
@@ -84,6 +87,9 @@ impl Scrubber {
             if let Some(settled) = self.ready.pop_front() {
                 return Ok(Some(settled));
             }
+            if let Some(unreadable) = self.unreadable {
+                return Err(unreadable);
+            }
             match &mut self.decoder {
                 Some(decoder) => match decoder.next()? {
                     Some(piece) => self.take(&piece),
@@ -106,7 +112,8 @@ impl Scrubber {
 
     /// Whether nothing is held back.
     pub(in crate::proxy) fn is_empty(&self) -> bool {
-        self.carry.is_empty() && self.ready.is_empty() && self.decoder.is_none()
+        let held = !self.carry.is_empty() || !self.ready.is_empty() || self.decoder.is_some();
+        !held && self.unreadable.is_none()
     }
 
     /// Whether the body is still being decoded.
@@ -132,7 +139,13 @@ impl Scrubber {
 
     /// Searches a piece, together with what was held back before it.
     fn take(&mut self, data: &Bytes) {
-        let ended = self.messages.as_mut().map_or(0, |messages| messages.follow(data));
+        let ended = match self.messages.as_mut().map_or(Ok(0), |messages| messages.follow(data)) {
+            Ok(ended) => ended,
+            Err(unreadable) => {
+                self.unreadable = Some(unreadable);
+                return;
+            }
+        };
         if self.carry.is_empty() || self.lets_go_before(data) {
             self.scan(data, ended);
         } else {

@@ -234,7 +234,12 @@ fn undecodable(unreadable: Unreadable) -> Denial {
             "limits.decodedRatio",
             format!("the request body is more than {ratio} times as long when it is decoded"),
         ),
-        Unreadable::Unknown | Unreadable::Stacked | Unreadable::Damaged | Unreadable::Truncated => {
+        Unreadable::Unknown
+        | Unreadable::Stacked
+        | Unreadable::Compressed
+        | Unreadable::Charset
+        | Unreadable::Damaged
+        | Unreadable::Truncated => {
             let detail = "the request body cannot be decoded, and tokens are opened in it";
             let hint = "send it whole, or without Content-Encoding";
             return Denial::new(DenyReason::ProtocolNotAllowed, detail, hint);

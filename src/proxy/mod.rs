@@ -21,6 +21,8 @@ mod deny;
 mod destination;
 mod forward;
 mod frames;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod h1;
 mod http;
 mod identify;

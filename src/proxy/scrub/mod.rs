@@ -5,6 +5,8 @@
 
 mod decode;
 mod fields;
+#[cfg(fuzzing)]
+pub(super) mod fuzzing;
 mod messages;
 mod pieces;
 mod spelled;

@@ -28,6 +28,8 @@ use crate::secret::SecretName;
 use crate::session::{Recognised, Session};
 
 pub(super) use body::OutgoingBody;
+#[cfg(fuzzing)]
+pub(super) use body::fuzzing;
 pub use body::{BodyPieces, open_body};
 pub(super) use tokens::{Tokens, unfit};
 pub(super) use websocket::{Messages, Violation};

@@ -5,6 +5,8 @@
 //! secret is opted in; if its coding is unknown it is not searched.
 
 mod count;
+#[cfg(fuzzing)]
+pub(in crate::proxy) mod fuzzing;
 mod grpc;
 mod outgoing;
 mod pieces;

@@ -1,0 +1,89 @@
+//! Any bytes as an encoded body: never more than its bounds comes out, the same in pieces, and what was encoded whole or cut short is told.
+#![no_main]
+
+mod compose;
+
+use std::io::Write as _;
+
+use libfuzzer_sys::fuzz_target;
+use tollgate::config::{ByteSize, Limits};
+use tollgate::proxy::fuzzing::decode;
+
+const CODINGS: [&str; 4] = ["gzip", "deflate", "br", "zstd"];
+
+const MOST: usize = 64 * 1024;
+const RATIO: u32 = 20;
+const FREE: usize = 4 * 1024;
+
+fuzz_target!(|data: &[u8]| {
+    let [how, data @ ..] = data else { return };
+    let Some((lengths, data)) = compose::split(data) else { return };
+    let coding = CODINGS[usize::from(*how % 4)];
+    if how & 4 == 0 {
+        any(coding, data, &lengths);
+    } else {
+        encoded(coding, data, &lengths, usize::from(how >> 3));
+    }
+});
+
+fn limits(most: usize, ratio: u32) -> Limits {
+    Limits {
+        decoded_body: ByteSize::bytes(most),
+        decoded_ratio: ratio,
+        buffered_body: ByteSize::bytes(FREE),
+        ..Limits::default()
+    }
+}
+
+fn any(coding: &str, body: &[u8], lengths: &[usize]) {
+    let limits = limits(MOST, RATIO);
+    let (whole, whole_end) = decode(coding, &limits, [body]);
+    let (pieces, end) = decode(coding, &limits, compose::pieces(body, lengths));
+    for out in [&whole, &pieces] {
+        assert!(out.len() <= MOST);
+        assert!(out.len() <= FREE || out.len() / RATIO as usize <= body.len());
+    }
+    let common = whole.len().min(pieces.len());
+    assert!(whole[..common] == pieces[..common]);
+    // How much was read before a piece came out depends on the cuts, and with it the ratio there.
+    let dense =
+        |end: &Result<(), String>| end.as_ref().is_err_and(|why| why.starts_with("TooDense"));
+    if !dense(&whole_end) && !dense(&end) {
+        assert_eq!(whole_end.is_ok(), end.is_ok(), "{whole_end:?} {end:?}");
+        assert!(whole_end.is_err() || whole == pieces);
+    }
+}
+
+fn encoded(coding: &str, data: &[u8], lengths: &[usize], cut: usize) {
+    let text = compose::text(data, &[b"some text that comes again and again, ".to_vec()]);
+    let body = encode(coding, &text);
+    let limits = limits(1 << 24, u32::MAX);
+    let (out, end) = decode(coding, &limits, compose::pieces(&body, lengths));
+    assert!(end.is_ok() && out == text, "{end:?}");
+    let short = &body[..body.len() - cut.min(body.len())];
+    let (out, end) = decode(coding, &limits, compose::pieces(short, lengths));
+    assert!(text.starts_with(&out));
+    assert_eq!(end.is_ok(), cut == 0 || short.is_empty(), "{end:?}");
+}
+
+fn encode(coding: &str, text: &[u8]) -> Vec<u8> {
+    let level = flate2::Compression::fast();
+    match coding {
+        "gzip" => {
+            let mut out = flate2::write::GzEncoder::new(Vec::new(), level);
+            out.write_all(text).unwrap();
+            out.finish().unwrap()
+        }
+        "deflate" => {
+            let mut out = flate2::write::ZlibEncoder::new(Vec::new(), level);
+            out.write_all(text).unwrap();
+            out.finish().unwrap()
+        }
+        "br" => {
+            let mut out = Vec::new();
+            brotli::CompressorWriter::new(&mut out, 4096, 1, 18).write_all(text).unwrap();
+            out
+        }
+        _ => zstd::encode_all(text, 1).unwrap(),
+    }
+}

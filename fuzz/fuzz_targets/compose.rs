@@ -90,8 +90,3 @@ fn escaped(snippet: &[u8], which: u8, text: &mut Vec<u8>, escape: impl Fn(u8) ->
         }
     }
 }
-
-/// Whether a text holds another.
-pub fn holds(text: &[u8], part: &[u8]) -> bool {
-    memchr::memmem::find(text, part).is_some()
-}

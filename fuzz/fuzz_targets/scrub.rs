@@ -41,8 +41,7 @@ fn stream(searched: &Searched, text: &[u8], lengths: &[usize], hide: Hide) {
             if hide == Hide::Mask {
                 assert!(out.len() <= came && came - out.len() < searched.needles.longest());
             }
-            assert!(out.starts_with(&clean));
-            clean = out.to_vec();
+            clean.extend_from_slice(&out[clean.len()..]);
         });
     assert_eq!(counted, Ok(hits));
     assert!(clean == whole, "{} {}", clean.escape_ascii(), whole.escape_ascii());
@@ -61,7 +60,7 @@ fn encoded(searched: &Searched, text: &[u8], lengths: &[usize], hide: Hide) {
     let mut clean = Vec::new();
     let encoding = Some(("gzip", &limits));
     scrub(&searched.needles, hide, false, encoding, compose::pieces(&body, lengths), |_, out| {
-        clean = out.to_vec();
+        clean.extend_from_slice(&out[clean.len()..]);
     })
     .unwrap();
     assert!(clean == whole);
@@ -83,7 +82,7 @@ fn messages(searched: &Searched, data: &[u8], lengths: &[usize]) {
     scrub(&searched.needles, Hide::Mask, true, None, pieces, |came, out| {
         let whole = ends.iter().filter(|end| **end <= came).max().unwrap();
         assert!(out.len() >= *whole && out.len() <= came);
-        clean = out.to_vec();
+        clean.extend_from_slice(&out[clean.len()..]);
     })
     .unwrap();
     assert_eq!(clean.len(), body.len());

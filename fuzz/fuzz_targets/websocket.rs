@@ -18,7 +18,7 @@ use self::pieces::{Pieces, assert_same_beginning, drain};
 
 /// The first value holds no token, since the second's is not known to whoever writes a policy; it needs escapes instead.
 const VALUES: [(&str, &str); 3] = [
-    ("ODD", "an odd \"value\" \\ of\nmany"),
+    ("ODD", "an odd \"value\" \\ of é"),
     ("LONG", "a-value-of-many-characters-0123456789"),
     ("HEAD", "a-value-for-the-head-0123456789"),
 ];
@@ -28,7 +28,7 @@ secretStores:
   s:
     egressAllowlist: [api.example.com]
     secrets:
-      ODD: { from: { value: "an odd \"value\" \\ of\nmany" }, allowedHosts: [api.example.com], locations: [websocket], placeholder: "os_{sealed:20}" }
+      ODD: { from: { value: "an odd \"value\" \\ of é" }, allowedHosts: [api.example.com], locations: [websocket], placeholder: "os_{sealed:20}" }
       LONG: { from: { value: a-value-of-many-characters-0123456789 }, allowedHosts: [api.example.com], locations: [websocket] }
       HEAD: { from: { value: a-value-for-the-head-0123456789 }, allowedHosts: [api.example.com] }
 sandboxes:

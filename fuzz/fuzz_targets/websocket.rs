@@ -28,14 +28,14 @@ secretStores:
   s:
     egressAllowlist: [api.example.com]
     secrets:
-      ODD: { from: { value: "an odd \"value\" \\ of é" }, allowedHosts: [api.example.com], locations: [websocket], placeholder: "os_{sealed:20}" }
+      ODD: { from: { value: "an odd \"value\" \\ of é" }, allowedHosts: [api.example.com], locations: [websocket], placeholder: "os_{sealed:40}" }
       LONG: { from: { value: a-value-of-many-characters-0123456789 }, allowedHosts: [api.example.com], locations: [websocket] }
       HEAD: { from: { value: a-value-for-the-head-0123456789 }, allowedHosts: [api.example.com] }
 sandboxes:
   sb: { secretStores: [s] }
 "#;
 
-/// The longest text message.
+/// The longest text message. Its tokens are longer than what is written for them, so that this bounds the values too.
 const MOST: usize = 400;
 
 struct Setting {

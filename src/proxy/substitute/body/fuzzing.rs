@@ -20,14 +20,15 @@ pub struct Rewritten {
     pub passed: u64,
 }
 
-/// Rewrites a body of this type that comes in these pieces; gives the secret that has no form in it, if its token stands there.
+/// Rewrites a body of this type that comes in these pieces, of which gRPC messages up to `most` bytes are looked at; or gives why a token cannot be
+/// opened in it.
 pub fn rewrite<'p>(
     content_type: &'static str,
     finder: &Arc<TokenFinder>,
     secrets: &[(SealedToken, SecretName, Vec<u8>)],
     most: usize,
     pieces: impl IntoIterator<Item = &'p [u8]>,
-) -> Result<Rewritten, SecretName> {
+) -> Result<Rewritten, String> {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     let kind = Kind::of(&headers);
@@ -38,9 +39,9 @@ pub fn rewrite<'p>(
     let mut rewriter = Rewriter::new(finder.clone(), Arc::new(values), kind, most);
     let mut body = Vec::new();
     for piece in pieces {
-        rewriter.push(piece, &mut body).map_err(|unfit| unfit.0)?;
+        rewriter.push(piece, &mut body).map_err(|unfit| format!("{unfit:?}"))?;
     }
-    rewriter.finish(&mut body).map_err(|unfit| unfit.0)?;
+    rewriter.finish(&mut body).map_err(|unfit| format!("{unfit:?}"))?;
     let tally = rewriter.tally();
     Ok(Rewritten { body, opened: tally.opened, passed: tally.passed })
 }

@@ -56,6 +56,11 @@ static SETTING: LazyLock<Setting> = LazyLock::new(|| {
     };
     let secrets: Vec<_> = VALUES.iter().map(secret).collect();
     let mut snippets: Vec<_> = secrets.iter().map(|secret| secret.token.clone()).collect();
+    for secret in &secrets {
+        let token = str::from_utf8(&secret.token).unwrap();
+        snippets.push(format!("{{\"a\":\"{token}\"}}").into_bytes());
+        snippets.push(format!("42[\"\\n{}\"]", token.replacen('_', "\\u005f", 1)).into_bytes());
+    }
     snippets.extend(["{\"a\":\"", "\"}", "[\""].map(Vec::from));
     snippets.extend(VALUES.iter().map(|(_, value)| value.as_bytes().to_vec()));
     Setting { runtime, sandbox, secrets, snippets }

@@ -19,10 +19,10 @@ fuzz_target!(|data: &[u8]| {
     let [how, data @ ..] = data else { return };
     let Some((lengths, data)) = compose::split(data) else { return };
     let coding = CODINGS[usize::from(*how % 4)];
-    if how & 4 == 0 {
-        any(coding, data, &lengths);
-    } else {
-        encoded(coding, data, &lengths, usize::from(how >> 3));
+    match how & 12 {
+        0 | 8 => any(coding, data, &lengths),
+        4 => encoded(coding, data, &lengths, usize::from(how >> 4)),
+        _ => followed(coding, data, &lengths),
     }
 });
 
@@ -64,6 +64,20 @@ fn encoded(coding: &str, data: &[u8], lengths: &[usize], cut: usize) {
     let (out, end) = decode(coding, &limits, compose::pieces(short, lengths));
     assert!(text.starts_with(&out));
     assert_eq!(end.is_ok(), cut == 0 || short.is_empty(), "{end:?}");
+}
+
+/// What follows the end of a body is another one or nothing, wherever the cuts are.
+fn followed(coding: &str, data: &[u8], lengths: &[usize]) {
+    let mut parts = data.splitn(2, |byte| *byte == 0xff);
+    let text = parts.next().unwrap_or_default();
+    let mut body = encode(coding, text);
+    body.extend_from_slice(parts.next().unwrap_or_default());
+    let limits = limits(1 << 24, u32::MAX);
+    let (whole, whole_end) = decode(coding, &limits, [body.as_slice()]);
+    let (pieces, end) = decode(coding, &limits, compose::pieces(&body, lengths));
+    assert!(whole.starts_with(text) || whole_end.is_err());
+    assert_eq!(whole_end.is_ok(), end.is_ok(), "{whole_end:?} {end:?}");
+    assert!(whole_end.is_err() || whole == pieces);
 }
 
 fn encode(coding: &str, text: &[u8]) -> Vec<u8> {

@@ -45,9 +45,14 @@ fn folder(policy: &str) -> tempfile::TempDir {
 }
 
 fn selftest(folder: &Path, arguments: &[&str]) -> Output {
+    selftest_with(folder, arguments, &[])
+}
+
+fn selftest_with(folder: &Path, arguments: &[&str], sources: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
     command.current_dir(folder).env_clear().env("TMPDIR", folder).arg("selftest").args(arguments);
     command.env("SOURCE_OF_EVERYWHERE", REAL).env("SOURCE_OF_NAMED", format!("{REAL}-named"));
+    command.envs(sources.iter().copied());
     let output = command.output().unwrap();
     for said in [&output.stdout, &output.stderr] {
         assert!(!String::from_utf8_lossy(said).contains(REAL), "{output:?}");
@@ -69,7 +74,7 @@ fn places(results: &Value, secret: &str, host: &str) -> Vec<(String, String)> {
     all.map(|tried| (text(&tried["place"]), text(&tried["result"]))).collect()
 }
 
-const EVERY_PLACE: [&str; 10] = [
+const EVERY_PLACE: [&str; 11] = [
     "header x-tollgate-selftest",
     "header authorization",
     "header authorization: Basic",
@@ -80,6 +85,7 @@ const EVERY_PLACE: [&str; 10] = [
     "body application/x-www-form-urlencoded",
     "body multipart/form-data",
     "body application/x-ndjson",
+    "body application/grpc",
 ];
 
 #[test]
@@ -102,6 +108,24 @@ fn every_place_of_every_secret_arrives_and_comes_back_sealed() {
     for tried in results["results"].as_array().unwrap() {
         assert_eq!(tried["echo"], "sealed", "{tried}");
         assert!(tried["arrived"].as_str().unwrap().starts_with("the value (real…, "), "{tried}");
+    }
+}
+
+#[test]
+fn a_grpc_message_arrives_whole_with_a_value_of_another_length_than_its_token() {
+    let folder = folder(
+        "secretStores:\n  s:\n    egressAllowlist: [{ host: grpc.example.com, methods: [POST] }]\n    secrets: { KEY: { from: { env: LONG }, allowedHosts: [grpc.example.com], locations: [body] } }\nsandboxes: { sb: { secretStores: [s] } }\n",
+    );
+    for length in [40, 127, 128, 300] {
+        let value = format!("{REAL}{}", "v".repeat(length - REAL.len()));
+        let output =
+            selftest_with(folder.path(), &["--format", "json"], &[("LONG", value.as_str())]);
+        let results = json(&output);
+        let tried = results["results"].as_array().unwrap();
+        let grpc = tried.iter().find(|tried| tried["place"] == "body application/grpc").unwrap();
+        assert_eq!(grpc["result"], "ok", "{grpc}");
+        assert_eq!(grpc["arrived"], format!("the value (real…, {length} bytes)"));
+        assert_eq!(grpc["echo"], "sealed");
     }
 }
 

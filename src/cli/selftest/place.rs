@@ -10,6 +10,7 @@ use http::request::{Builder, Parts};
 use http::{HeaderMap, HeaderName, Method, Request};
 use percent_encoding::percent_decode_str;
 
+use super::grpc;
 use crate::cli::Failure;
 use crate::policy::BoundSecret;
 use crate::secret::{HeaderRule, Inject};
@@ -39,6 +40,7 @@ pub(super) enum Kind {
     Form,
     Multipart,
     Lines,
+    Grpc,
 }
 
 /// What an upstream received.
@@ -67,10 +69,9 @@ impl Place {
         if places.contains(&Self::Header(AUTHORIZATION)) {
             places.push(Self::Basic);
         }
-        let kinds = [Kind::Text, Kind::Json, Kind::Form, Kind::Multipart, Kind::Lines];
         places.extend(locations.query.then_some(Self::Query));
         places.extend(locations.path.then_some(Self::Path));
-        places.extend(kinds.into_iter().filter(|_| locations.body).map(Self::Body));
+        places.extend(Kind::ALL.into_iter().filter(|_| locations.body).map(Self::Body));
         places.extend(bound.inject.clone().map(Self::Injected));
         places
     }
@@ -142,6 +143,9 @@ impl Place {
 }
 
 impl Kind {
+    const ALL: [Self; 6] =
+        [Self::Text, Self::Json, Self::Form, Self::Multipart, Self::Lines, Self::Grpc];
+
     const fn content_type(self) -> &'static str {
         match self {
             Self::Text => "text/plain",
@@ -149,10 +153,12 @@ impl Kind {
             Self::Form => "application/x-www-form-urlencoded",
             Self::Multipart => "multipart/form-data; boundary=tollgate-selftest",
             Self::Lines => "application/x-ndjson",
+            Self::Grpc => "application/grpc",
         }
     }
 
     fn write(self, request: Builder, token: &str) -> http::Result<Request<Bytes>> {
+        let request = request.header(CONTENT_TYPE, self.content_type());
         let body = match self {
             Self::Text => format!("key: {token}\n"),
             Self::Json => format!("{{\"first\": 1, \"key\": \"{token}\"}}"),
@@ -161,8 +167,9 @@ impl Kind {
                 "--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"key\"\r\n\r\n{token}\r\n--{BOUNDARY}--\r\n"
             ),
             Self::Lines => format!("{{\"first\": 1}}\n{{\"key\": \"{token}\"}}\n"),
+            Self::Grpc => return request.body(Bytes::from(grpc::write(token))),
         };
-        request.header(CONTENT_TYPE, self.content_type()).body(Bytes::from(body))
+        request.body(Bytes::from(body))
     }
 
     fn read(self, body: &[u8]) -> Option<Vec<u8>> {
@@ -187,6 +194,7 @@ impl Kind {
                 &format!("\r\n--{BOUNDARY}--\r\n"),
             ),
             Self::Lines => json(body.strip_prefix(b"{\"first\": 1}\n")?),
+            Self::Grpc => grpc::read(body),
         }
     }
 }

@@ -130,6 +130,50 @@ fn a_grpc_message_arrives_whole_with_a_value_of_another_length_than_its_token() 
 }
 
 #[test]
+fn what_signs_and_what_goes_over_a_websocket_is_reported_and_not_a_failure() {
+    let policy = r#"
+secretStores:
+  s:
+    egressAllowlist: [api.example.com]
+    secrets:
+      HEX: { from: { env: SOURCE_OF_NAMED }, allowedHosts: [api.example.com], sign: { scheme: hmac, header: x-signature, template: "{timestamp}|{method}|{target}|{body_sha256}", timestampHeader: x-timestamp } }
+      BASE64: { from: { env: SOURCE_OF_NAMED }, allowedHosts: [api.example.com], sign: { scheme: hmac, header: x-other, template: "{method}{target}", encoding: base64, format: "v1={signature}" } }
+      AWS_ACCESS_KEY_ID: { from: { env: SOURCE_OF_NAMED } }
+      AWS_SECRET_ACCESS_KEY: { from: { env: SOURCE_OF_NAMED }, sign: aws-sigv4 }
+      SOCKET: { from: { env: SOURCE_OF_NAMED }, locations: [websocket] }
+sandboxes: { sb: { secretStores: [s] } }
+"#;
+    let folder = folder(policy);
+    let output = selftest(folder.path(), &["--format", "json"]);
+    let results = json(&output);
+    assert!(output.status.success(), "{results:#}");
+    for (secret, place, result, arrived) in [
+        ("HEX", "sign x-signature", "ok", "a signature (64 characters)"),
+        ("BASE64", "sign x-other", "ok", "a signature (44 characters)"),
+        ("AWS_ACCESS_KEY_ID", "sign aws-sigv4", "skipped", ""),
+        ("AWS_SECRET_ACCESS_KEY", "sign aws-sigv4", "skipped", ""),
+        ("SOCKET", "websocket", "skipped", ""),
+    ] {
+        let all = results["results"].as_array().unwrap();
+        let of: Vec<_> = all.iter().filter(|tried| tried["secret"] == secret).collect();
+        assert_eq!(of.len(), 1, "{results:#}");
+        assert_eq!((&of[0]["place"], &of[0]["result"]), (&place.into(), &result.into()));
+        assert_eq!(of[0]["arrived"].as_str().unwrap_or_default(), arrived, "{results:#}");
+        assert_eq!(of[0]["detail"].is_string(), result == "skipped", "{results:#}");
+    }
+    let closed = policy.replace(
+        "SOURCE_OF_NAMED }, locations",
+        "SOURCE_OF_NAMED }, allowedHosts: [closed.example.com], locations",
+    );
+    std::fs::write(folder.path().join("policies/policy.yaml"), closed).unwrap();
+    let output = selftest(folder.path(), &["--format", "json"]);
+    let results = json(&output);
+    assert_eq!(output.status.code(), Some(1), "{results:#}");
+    let last = results["results"].as_array().unwrap().last().unwrap();
+    assert_eq!((&last["secret"], &last["result"]), (&"SOCKET".into(), &"failed".into()));
+}
+
+#[test]
 fn a_source_that_fails_is_a_failure_and_the_others_are_tried_all_the_same() {
     let folder = folder(&POLICY.replace("SOURCE_OF_EVERYWHERE", "NOT_SET"));
     let output = selftest(folder.path(), &[]);

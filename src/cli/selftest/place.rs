@@ -13,7 +13,7 @@ use percent_encoding::percent_decode_str;
 use super::grpc;
 use crate::cli::Failure;
 use crate::policy::BoundSecret;
-use crate::secret::{HeaderRule, Inject};
+use crate::secret::{HeaderRule, HmacRule, Inject, Sign, SignatureEncoding};
 
 /// A place that a secret is opted into.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +28,14 @@ pub(super) enum Place {
     Path,
     /// A body.
     Body(Kind),
+    /// The text messages of a WebSocket.
+    WebSocket,
     /// A field that the proxy adds.
     Injected(Inject),
+    /// A field that the proxy adds, with a signature in it and not the value.
+    Hmac(HmacRule),
+    /// A signature that a client makes with tokens first.
+    AwsSigV4,
 }
 
 /// The kinds of bodies that are told apart.
@@ -72,8 +78,32 @@ impl Place {
         places.extend(locations.query.then_some(Self::Query));
         places.extend(locations.path.then_some(Self::Path));
         places.extend(Kind::ALL.into_iter().filter(|_| locations.body).map(Self::Body));
+        places.extend(locations.websocket.then_some(Self::WebSocket));
         places.extend(bound.inject.clone().map(Self::Injected));
+        match &bound.sign {
+            Some(Sign::Hmac(rule)) => places.push(Self::Hmac(rule.clone())),
+            // What stands nowhere and does not sign goes with one that does.
+            Some(Sign::AwsSigV4(_)) | None if !bound.travels() => places.push(Self::AwsSigV4),
+            Some(Sign::AwsSigV4(_)) | None => {}
+        }
         places
+    }
+
+    /// Why no request is made for it, if none is.
+    pub(super) const fn untried(&self) -> Option<&'static str> {
+        match self {
+            Self::WebSocket => Some("the host takes it, but no WebSocket is opened here"),
+            Self::AwsSigV4 => {
+                Some("the host takes it, but no signature of a client's is made here")
+            }
+            Self::Header(_)
+            | Self::Basic
+            | Self::Query
+            | Self::Path
+            | Self::Body(_)
+            | Self::Injected(_)
+            | Self::Hmac(_) => None,
+        }
     }
 
     /// The methods that suit it, the most fitting first.
@@ -81,9 +111,14 @@ impl Place {
         use Method as M;
         match self {
             Self::Body(_) => [M::POST, M::PUT, M::PATCH, M::DELETE, M::GET],
-            Self::Header(_) | Self::Basic | Self::Query | Self::Path | Self::Injected(_) => {
-                [M::GET, M::POST, M::PUT, M::PATCH, M::DELETE]
-            }
+            Self::Header(_)
+            | Self::Basic
+            | Self::Query
+            | Self::Path
+            | Self::WebSocket
+            | Self::Injected(_)
+            | Self::Hmac(_)
+            | Self::AwsSigV4 => [M::GET, M::POST, M::PUT, M::PATCH, M::DELETE],
         }
     }
 
@@ -109,7 +144,12 @@ impl Place {
                 request.header(AUTHORIZATION, format!("Basic {pair}")).body(Bytes::new())
             }
             Self::Body(kind) => kind.write(request, token),
-            Self::Query | Self::Path | Self::Injected(_) => request.body(Bytes::new()),
+            Self::Query
+            | Self::Path
+            | Self::WebSocket
+            | Self::Injected(_)
+            | Self::Hmac(_)
+            | Self::AwsSigV4 => request.body(Bytes::new()),
         }?)
     }
 
@@ -138,6 +178,12 @@ impl Place {
                 let written = field(&inject.header)?.strip_prefix(inject.prefix.as_bytes())?;
                 written.strip_suffix(inject.suffix.as_bytes()).map(<[u8]>::to_vec)
             }
+            Self::Hmac(rule) => {
+                let (before, behind) = &rule.format;
+                let written = field(&rule.header)?.strip_prefix(before.as_bytes())?;
+                written.strip_suffix(behind.as_bytes()).map(<[u8]>::to_vec)
+            }
+            Self::WebSocket | Self::AwsSigV4 => None,
         }
     }
 }
@@ -199,6 +245,16 @@ impl Kind {
     }
 }
 
+/// Whether this has the form of an HMAC-SHA-256. That it is the right one, only who has the value and the time could tell.
+pub(super) fn is_signature(written: &[u8], rule: &HmacRule) -> bool {
+    match rule.encoding {
+        SignatureEncoding::Hex => written.len() == 64 && written.iter().all(u8::is_ascii_hexdigit),
+        SignatureEncoding::Base64 => {
+            STANDARD.decode(written).is_ok_and(|decoded| decoded.len() == 32)
+        }
+    }
+}
+
 impl Seen {
     pub(super) fn of(head: &Parts, body: &Bytes) -> Self {
         let target = head.uri.path_and_query().map_or("", |target| target.as_str());
@@ -217,7 +273,10 @@ impl fmt::Display for Place {
                 let name = kind.content_type().split(';').next().unwrap_or_default();
                 write!(f, "body {name}")
             }
+            Self::WebSocket => f.write_str("websocket"),
             Self::Injected(inject) => write!(f, "inject {}", inject.header),
+            Self::Hmac(rule) => write!(f, "sign {}", rule.header),
+            Self::AwsSigV4 => f.write_str("sign aws-sigv4"),
         }
     }
 }

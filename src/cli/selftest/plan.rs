@@ -92,9 +92,14 @@ fn opens(place: &Place, permit: &crate::policy::RequestPermit, secret: &BoundSec
     };
     match place {
         Place::Injected(_) => among(permit.injected()),
-        Place::Header(_) | Place::Basic | Place::Query | Place::Path | Place::Body(_) => {
-            among(permit.secrets())
-        }
+        Place::Header(_)
+        | Place::Basic
+        | Place::Query
+        | Place::Path
+        | Place::Body(_)
+        | Place::WebSocket
+        | Place::Hmac(_)
+        | Place::AwsSigV4 => among(permit.secrets()),
     }
 }
 

@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Response};
 use http_body_util::Full;
 
-use super::place::{Place, Seen};
+use super::place::{Place, Seen, is_signature};
 use super::plan::{self, Trial, Way};
 use super::{Echo, Outcome, Tried};
 use crate::cli::Failure;
@@ -261,6 +261,7 @@ async fn try_secret(
         None => return vec![tried(Outcome::Failed, "its source is missing")],
     };
     let mut results = Vec::new();
+    let mut reached = false;
     for trial in trials {
         let at = Tried {
             host: Some(trial.destination.authority(Scheme::Https)),
@@ -274,6 +275,11 @@ async fn try_secret(
                 continue;
             }
         };
+        reached = true;
+        if let Some(why) = trial.place.untried() {
+            results.push(Tried { detail: Some(why.to_owned()), ..at });
+            continue;
+        }
         drop(seen.lock().unwrap_or_else(PoisonError::into_inner).take());
         let sent = tokio::time::timeout(PATIENCE, send(trial, way, &sealed.token, client)).await;
         let arrived = seen.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -287,7 +293,7 @@ async fn try_secret(
             }
         });
     }
-    if results.iter().all(|tried| tried.result == Outcome::Skipped) {
+    if !reached {
         let why = "none of the hosts that it is bound to can be reached with it";
         results.push(tried(Outcome::Failed, why));
     }
@@ -303,9 +309,14 @@ async fn send(
     let origin = trial.destination.authority(Scheme::Https);
     let path = match trial.place {
         Place::Path => format!("{}{}{}", way.path, token.as_str(), way.rest),
-        Place::Header(_) | Place::Basic | Place::Query | Place::Body(_) | Place::Injected(_) => {
-            way.path.clone()
-        }
+        Place::Header(_)
+        | Place::Basic
+        | Place::Query
+        | Place::Body(_)
+        | Place::WebSocket
+        | Place::Injected(_)
+        | Place::Hmac(_)
+        | Place::AwsSigV4 => way.path.clone(),
     };
     client.send(trial.place.request(&way.method, &origin, &path, token.as_str())?).await
 }
@@ -334,7 +345,12 @@ fn judge(
         .as_ref()
         .and_then(|read| SecretValue::new(read.clone()).ok())
         .is_some_and(|read| read.is(value));
+    let is_signature = match (&trial.place, &read) {
+        (Place::Hmac(rule), Some(read)) => is_signature(read, rule),
+        _ => false,
+    };
     let arrived = match &read {
+        Some(read) if is_signature => format!("a signature ({} characters)", read.len()),
         Some(read) if is_value => masked(read),
         Some(read) if read == sealed.token.as_str().as_bytes() => {
             "the sealed token itself".to_owned()
@@ -343,7 +359,8 @@ fn judge(
         None => "nothing in this place".to_owned(),
     };
     let echo = echo(sealed, value, answer);
-    let result = if is_value && echo != Echo::Leaked && answer.status == 200 {
+    let is_right = if matches!(trial.place, Place::Hmac(_)) { is_signature } else { is_value };
+    let result = if is_right && echo != Echo::Leaked && answer.status == 200 {
         Outcome::Ok
     } else {
         Outcome::Failed

@@ -130,7 +130,23 @@ fn a_grpc_message_arrives_whole_with_a_value_of_another_length_than_its_token() 
 }
 
 #[test]
-fn what_signs_and_what_goes_over_a_websocket_is_reported_and_not_a_failure() {
+fn a_message_over_a_websocket_arrives_and_its_echo_comes_back_sealed() {
+    let folder = folder(
+        "secretStores:\n  s:\n    egressAllowlist: [{ host: ws.example.com, methods: [GET], paths: [/socket] }, { host: post.example.com, methods: [POST] }]\n    secrets: { KEY: { from: { env: SOURCE_OF_NAMED }, locations: [websocket] } }\nsandboxes: { sb: { secretStores: [s] } }\n",
+    );
+    let output = selftest(folder.path(), &["--format", "json"]);
+    let results = json(&output);
+    assert!(output.status.success(), "{results:#}");
+    let places = |host| places(&results, "KEY", host);
+    assert_eq!(places("ws.example.com"), [("websocket".to_owned(), "ok".to_owned())]);
+    assert_eq!(places("post.example.com"), [("websocket".to_owned(), "skipped".to_owned())]);
+    let tried = &results["results"][0];
+    assert_eq!(tried["arrived"], format!("the value (real…, {} bytes)", REAL.len() + 6));
+    assert_eq!(tried["echo"], "sealed");
+}
+
+#[test]
+fn what_signs_is_reported_and_a_signature_that_is_not_tried_is_no_failure() {
     let policy = r#"
 secretStores:
   s:
@@ -152,7 +168,7 @@ sandboxes: { sb: { secretStores: [s] } }
         ("BASE64", "sign x-other", "ok", "a signature (44 characters)"),
         ("AWS_ACCESS_KEY_ID", "sign aws-sigv4", "skipped", ""),
         ("AWS_SECRET_ACCESS_KEY", "sign aws-sigv4", "skipped", ""),
-        ("SOCKET", "websocket", "skipped", ""),
+        ("SOCKET", "websocket", "ok", "the value (real…, 43 bytes)"),
     ] {
         let all = results["results"].as_array().unwrap();
         let of: Vec<_> = all.iter().filter(|tried| tried["secret"] == secret).collect();

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{HOST, PROXY_AUTHORIZATION};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -18,7 +18,9 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
+use super::socket;
 use crate::cli::Failure;
 use crate::session::Session;
 
@@ -59,6 +61,31 @@ impl Client {
         })
     }
 
+    /// Opens a WebSocket at an `https` URL and sends a message over it; the body of the answer is the message that came back.
+    pub(in crate::cli) async fn converse(
+        &self,
+        request: Request<Bytes>,
+        message: &[u8],
+    ) -> Result<Answer, Failure> {
+        let (mut head, body) = request.into_parts();
+        let url = std::mem::take(&mut head.uri);
+        let authority = url.authority().ok_or("the URL names no host")?.as_str();
+        head.headers.insert(HOST, authority.parse()?);
+        let tls = match self.inside(self.dial().await?, &url).await? {
+            Ok(tls) => tls,
+            Err(refused) => return Ok(refused),
+        };
+        head.uri = url.path_and_query().map_or_else(Uri::default, |target| target.clone().into());
+        match switched(tls, Request::from_parts(head, body)).await? {
+            Ok((status, headers, mut io)) => {
+                let answer = socket::converse(&mut io, message).await?;
+                let body = String::from_utf8_lossy(&answer).into_owned();
+                Ok(Answer { status, tunnel: true, headers, body })
+            }
+            Err(refused) => Ok(Answer { tunnel: true, ..refused }),
+        }
+    }
+
     /// Sends a request for an absolute URL: in a tunnel, or to the proxy itself for `http`.
     pub(in crate::cli) async fn send(&self, request: Request<Bytes>) -> Result<Answer, Failure> {
         let (mut head, body) = request.into_parts();
@@ -71,6 +98,21 @@ impl Client {
             head.headers.insert(PROXY_AUTHORIZATION, self.credentials.clone());
             return exchange(tcp, Request::from_parts(head, body)).await;
         }
+        let tls = match self.inside(tcp, &url).await? {
+            Ok(tls) => tls,
+            Err(refused) => return Ok(refused),
+        };
+        head.uri = url.path_and_query().map_or_else(Uri::default, |target| target.clone().into());
+        let answer = exchange(tls, Request::from_parts(head, body)).await?;
+        Ok(Answer { tunnel: true, ..answer })
+    }
+
+    /// TLS in a tunnel to the URL's host, or the answer that refuses it.
+    async fn inside(
+        &self,
+        tcp: TcpStream,
+        url: &Uri,
+    ) -> Result<Result<TlsStream<Switched>, Answer>, Failure> {
         let host = url.host().ok_or("the URL names no host")?;
         let target = format!("{host}:{}", url.port_u16().unwrap_or(443));
         let connect = Request::builder()
@@ -79,15 +121,12 @@ impl Client {
             .header(HOST, &target)
             .header(PROXY_AUTHORIZATION, &self.credentials)
             .body(Bytes::new())?;
-        let tunnel = match open_tunnel(tcp, connect).await? {
-            Ok(tunnel) => tunnel,
-            Err(refused) => return Ok(refused),
+        let tunnel = match switched(tcp, connect).await? {
+            Ok((_, _, tunnel)) => tunnel,
+            Err(refused) => return Ok(Err(refused)),
         };
         let name = ServerName::try_from(host.to_owned())?;
-        let tls = self.tls.connect(name, tunnel).await?;
-        head.uri = url.path_and_query().map_or_else(Uri::default, |target| target.clone().into());
-        let answer = exchange(tls, Request::from_parts(head, body)).await?;
-        Ok(Answer { tunnel: true, ..answer })
+        Ok(Ok(self.tls.connect(name, tunnel).await?))
     }
 
     #[expect(clippy::disallowed_methods, reason = "the client dials the proxy, as a sandbox would")]
@@ -96,26 +135,31 @@ impl Client {
     }
 }
 
-type Tunnel = TokioIo<hyper::upgrade::Upgraded>;
+type Switched = TokioIo<hyper::upgrade::Upgraded>;
 
-/// The tunnel, or the answer that refuses it.
-async fn open_tunnel(
-    tcp: TcpStream,
-    connect: Request<Bytes>,
-) -> Result<Result<Tunnel, Answer>, Failure> {
-    let (sender, connection) = handshake(TokioIo::new(tcp)).await?;
+/// The tunnel or WebSocket with the status and the fields that opened it, or the answer that refuses it.
+async fn switched<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    io: S,
+    request: Request<Bytes>,
+) -> Result<Result<(u16, HeaderMap, Switched), Answer>, Failure> {
+    let opens = match *request.method() {
+        Method::CONNECT => StatusCode::OK,
+        _ => StatusCode::SWITCHING_PROTOCOLS,
+    };
+    let (sender, connection) = handshake(TokioIo::new(io)).await?;
     let asked = async {
-        let answer = send(sender, connect).await?;
-        Ok::<_, Failure>(if answer.status().is_success() {
-            Ok(TokioIo::new(hyper::upgrade::on(answer).await?))
+        let answer = send(sender, request).await?;
+        Ok::<_, Failure>(if answer.status() == opens {
+            let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+            Ok((status, headers, TokioIo::new(hyper::upgrade::on(answer).await?)))
         } else {
             Err(read(answer).await?)
         })
     };
     let (asked, ended) = tokio::join!(asked, connection.with_upgrades());
-    let tunnel = asked?;
+    let opened = asked?;
     ended?;
-    Ok(tunnel)
+    Ok(opened)
 }
 
 async fn exchange<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(

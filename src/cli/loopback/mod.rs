@@ -3,8 +3,10 @@
 
 mod client;
 mod folder;
+mod socket;
 mod upstream;
 
 pub(super) use client::{Answer, Client};
 pub(super) use folder::Folder;
+pub(super) use socket::asking;
 pub(super) use upstream::{Respond, Upstream};

@@ -17,6 +17,7 @@ use rustls::pki_types::PrivateKeyDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use super::socket;
 use crate::cli::Failure;
 use crate::shutdown::{Tasks, Trigger};
 
@@ -27,7 +28,7 @@ pub(in crate::cli) struct Upstream {
     trigger: Trigger,
 }
 
-/// Answers a request: its head, and its body.
+/// Answers a request: its head, and its body or what came over the WebSocket that it opened.
 pub(in crate::cli) type Respond =
     Arc<dyn Fn(&Parts, &Bytes) -> Response<Full<Bytes>> + Send + Sync>;
 
@@ -82,19 +83,19 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, respond: Respond, 
         let (acceptor, respond, until) = (acceptor.clone(), respond.clone(), tasks.clone());
         drop(tasks.spawn(async move {
             tokio::select! {
-                () = connection(tcp, acceptor, respond) => {}
+                () = connection(tcp, acceptor, respond, &until) => {}
                 () = until.closed() => {}
             }
         }));
     }
 }
 
-async fn connection(tcp: TcpStream, acceptor: TlsAcceptor, respond: Respond) {
+async fn connection(tcp: TcpStream, acceptor: TlsAcceptor, respond: Respond, tasks: &Tasks) {
     let Ok(tls) = acceptor.accept(tcp).await else { return };
-    let service = service_fn(|request| answer(request, &respond));
+    let service = service_fn(|request| answer(request, &respond, tasks));
     let served =
         hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), service);
-    if let Err(error) = served.await {
+    if let Err(error) = served.with_upgrades().await {
         tracing::debug!(%error, "the upstream lost a connection");
     }
 }
@@ -105,7 +106,23 @@ const BODY: usize = 1024 * 1024;
 async fn answer(
     request: Request<Incoming>,
     respond: &Respond,
+    tasks: &Tasks,
 ) -> Result<Response<Full<Bytes>>, Box<dyn std::error::Error + Send + Sync>> {
+    let mut request = request;
+    if let Some(answer) = socket::switching(&request) {
+        let upgrade = hyper::upgrade::on(&mut request);
+        let serving = socket::serve(upgrade, request.into_parts().0, respond.clone());
+        let until = tasks.clone();
+        drop(tasks.spawn(async move {
+            tokio::select! {
+                served = serving => if let Err(error) = served {
+                    tracing::debug!(%error, "the upstream lost a WebSocket");
+                },
+                () = until.closed() => {}
+            }
+        }));
+        return Ok(answer);
+    }
     let (head, body) = request.into_parts();
     let body = Limited::new(body, BODY).collect().await?.to_bytes();
     Ok(respond(&head, &body))

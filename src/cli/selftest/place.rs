@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, Method, Request};
 use percent_encoding::percent_decode_str;
 
 use super::grpc;
-use crate::cli::Failure;
+use crate::cli::{Failure, loopback};
 use crate::policy::BoundSecret;
 use crate::secret::{HeaderRule, HmacRule, Inject, Sign, SignatureEncoding};
 
@@ -59,6 +59,8 @@ pub(super) struct Seen {
 
 /// Any field but those that servers like to send back will do.
 const USUAL: HeaderName = HeaderName::from_static("x-tollgate-selftest");
+/// What stands in front of the token in the message over a WebSocket.
+pub(super) const MESSAGE: &str = "key: ";
 const BOUNDARY: &str = "tollgate-selftest";
 
 impl Place {
@@ -92,7 +94,6 @@ impl Place {
     /// Why no request is made for it, if none is.
     pub(super) const fn untried(&self) -> Option<&'static str> {
         match self {
-            Self::WebSocket => Some("the host takes it, but no WebSocket is opened here"),
             Self::AwsSigV4 => {
                 Some("the host takes it, but no signature of a client's is made here")
             }
@@ -101,6 +102,7 @@ impl Place {
             | Self::Query
             | Self::Path
             | Self::Body(_)
+            | Self::WebSocket
             | Self::Injected(_)
             | Self::Hmac(_) => None,
         }
@@ -111,11 +113,11 @@ impl Place {
         use Method as M;
         match self {
             Self::Body(_) => [M::POST, M::PUT, M::PATCH, M::DELETE, M::GET],
+            Self::WebSocket => [M::GET, M::GET, M::GET, M::GET, M::GET],
             Self::Header(_)
             | Self::Basic
             | Self::Query
             | Self::Path
-            | Self::WebSocket
             | Self::Injected(_)
             | Self::Hmac(_)
             | Self::AwsSigV4 => [M::GET, M::POST, M::PUT, M::PATCH, M::DELETE],
@@ -144,12 +146,10 @@ impl Place {
                 request.header(AUTHORIZATION, format!("Basic {pair}")).body(Bytes::new())
             }
             Self::Body(kind) => kind.write(request, token),
-            Self::Query
-            | Self::Path
-            | Self::WebSocket
-            | Self::Injected(_)
-            | Self::Hmac(_)
-            | Self::AwsSigV4 => request.body(Bytes::new()),
+            Self::WebSocket => loopback::asking(request).body(Bytes::new()),
+            Self::Query | Self::Path | Self::Injected(_) | Self::Hmac(_) | Self::AwsSigV4 => {
+                request.body(Bytes::new())
+            }
         }?)
     }
 
@@ -183,7 +183,8 @@ impl Place {
                 let written = field(&rule.header)?.strip_prefix(before.as_bytes())?;
                 written.strip_suffix(behind.as_bytes()).map(<[u8]>::to_vec)
             }
-            Self::WebSocket | Self::AwsSigV4 => None,
+            Self::WebSocket => seen.body.strip_prefix(MESSAGE.as_bytes()).map(<[u8]>::to_vec),
+            Self::AwsSigV4 => None,
         }
     }
 }

@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Response};
 use http_body_util::Full;
 
-use super::place::{Place, Seen, is_signature};
+use super::place::{MESSAGE, Place, Seen, is_signature};
 use super::plan::{self, Trial, Way};
 use super::{Echo, Outcome, Tried};
 use crate::cli::Failure;
@@ -318,7 +318,11 @@ async fn send(
         | Place::Hmac(_)
         | Place::AwsSigV4 => way.path.clone(),
     };
-    client.send(trial.place.request(&way.method, &origin, &path, token.as_str())?).await
+    let request = trial.place.request(&way.method, &origin, &path, token.as_str())?;
+    if trial.place == Place::WebSocket {
+        return client.converse(request, format!("{MESSAGE}{}", token.as_str()).as_bytes()).await;
+    }
+    client.send(request).await
 }
 
 fn judge(
@@ -360,12 +364,13 @@ fn judge(
     };
     let echo = echo(sealed, value, answer);
     let is_right = if matches!(trial.place, Place::Hmac(_)) { is_signature } else { is_value };
-    let result = if is_right && echo != Echo::Leaked && answer.status == 200 {
+    let expected = if trial.place == Place::WebSocket { 101 } else { 200 };
+    let result = if is_right && echo != Echo::Leaked && answer.status == expected {
         Outcome::Ok
     } else {
         Outcome::Failed
     };
-    let detail = (answer.status != 200)
+    let detail = (answer.status != expected)
         .then(|| format!("the answer did not come back: {} {}", answer.status, answer.detail()));
     Tried { result, arrived: Some(arrived), echo: Some(echo), detail, ..at }
 }

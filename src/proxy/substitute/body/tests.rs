@@ -83,21 +83,20 @@ fn rewritten_by<'p>(
 }
 
 fn reference(kind: Kind, body: &[u8]) -> Vec<u8> {
-    reference_of(&secrets().map(|(name, value)| (token(name), value)), kind, body)
+    reference_of(&secrets().map(|(name, value)| (token(name), Some(value))), kind, body)
 }
 
-fn reference_of(secrets: &[(SealedToken, String)], kind: Kind, body: &[u8]) -> Vec<u8> {
+/// A token without a value goes on as it is; what begins within it is no token.
+type Sealed = (SealedToken, Option<String>);
+
+fn reference_of(secrets: &[Sealed], kind: Kind, body: &[u8]) -> Vec<u8> {
     match kind {
         Kind::Text(encoding) => text_reference(secrets, encoding, body),
         Kind::Grpc(encoding) => grpc_reference(secrets, encoding, body),
     }
 }
 
-fn grpc_reference(
-    secrets: &[(SealedToken, String)],
-    encoding: Encoding,
-    mut body: &[u8],
-) -> Vec<u8> {
+fn grpc_reference(secrets: &[Sealed], encoding: Encoding, mut body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     while let [flag, a, b, c, d, rest @ ..] = body {
         let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
@@ -116,7 +115,7 @@ fn grpc_reference(
 }
 
 /// Looks at every unit of the text in turn: is this the beginning of one of the tokens?
-fn text_reference(secrets: &[(SealedToken, String)], encoding: Encoding, text: &[u8]) -> Vec<u8> {
+fn text_reference(secrets: &[Sealed], encoding: Encoding, text: &[u8]) -> Vec<u8> {
     let units = units(encoding, text);
     let mut out = Vec::new();
     let mut at = 0;
@@ -129,8 +128,12 @@ fn text_reference(secrets: &[(SealedToken, String)], encoding: Encoding, text: &
         });
         match secret {
             Some((token, value)) => {
-                out.extend_from_slice(&written(encoding, value));
-                at += token.as_str().len();
+                let end = at + token.as_str().len();
+                match value {
+                    Some(value) => out.extend_from_slice(&written(encoding, value)),
+                    None => units[at..end].iter().for_each(|(unit, _)| out.extend_from_slice(unit)),
+                }
+                at = end;
             }
             None => {
                 out.extend_from_slice(units[at].0);
@@ -297,6 +300,15 @@ impl RandomPolicy {
         Self { all, opted, finder: Arc::new(finder) }
     }
 
+    /// Every token, with its value where it is opted in.
+    fn sealed(&self) -> Vec<Sealed> {
+        let value = |token: &SealedToken| {
+            let opted = self.opted.iter().find(|(opted, _)| opted == token);
+            opted.map(|(_, value)| value.clone())
+        };
+        self.all.iter().map(|token| (token.clone(), value(token))).collect()
+    }
+
     fn body(&self, kind: Kind, drawn: &[(usize, usize, u64)]) -> Vec<u8> {
         let mut text = Vec::new();
         for (nth, how, bits) in drawn {
@@ -350,7 +362,7 @@ proptest! {
     ) {
         let policy = RandomPolicy::drawn(&drawn);
         let body = policy.body(kind, &text);
-        let expected = reference_of(&policy.opted, kind, &body);
+        let expected = reference_of(&policy.sealed(), kind, &body);
         let rewriter = || rewriter_of(policy.finder.clone(), &policy.opted, kind);
         let (streamed, _) = rewritten_by(rewriter(), pieces(&body, &cuts).into_iter());
         prop_assert_eq!(shown(&streamed), shown(&expected));

@@ -18,7 +18,7 @@ use crate::policy::{OperatorRules, PolicySet, decide_request};
 use crate::secret::{SealKey, SecretName};
 use crate::session::{Bounds, Recognised, Registry, SandboxSpec, Session};
 use crate::shutdown::Tasks;
-use crate::stores::LiveSecret;
+use crate::stores::{LiveSecret, TokenEndpoints};
 
 pub use super::scrub::fuzzing::{decode, scrub};
 pub use super::substitute::fuzzing::{Rewritten, count, rewrite};
@@ -41,7 +41,8 @@ impl Sandbox {
         let (_trigger, tasks) = Tasks::new();
         let live = |store: &_, name: &SecretName| {
             let secret = set.secret(store, name)?;
-            Some(LiveSecret::new(name.clone(), secret.source.clone(), true, tasks.clone()))
+            let (name, source) = (name.clone(), secret.source.clone());
+            Some(LiveSecret::new(name, source, true, &TokenEndpoints::default(), tasks.clone()))
         };
         let id = "sb".parse().expect("an id");
         let session =

@@ -229,18 +229,49 @@ fn has_compressed_messages(headers: &HeaderMap) -> bool {
     codings.into_iter().any(|coding| coding != "identity")
 }
 
-/// Whether ASCII is written as such in the charset of the answer. A client may ask for another, and values are searched for in bytes.
+/// Whether ASCII is written as such in the charset of the answer. A client may ask for another (UTF-16, EBCDIC), and values are searched for
+/// in bytes: a charset that is not known to keep ASCII is taken for one that does not.
 fn is_ascii_within(headers: &HeaderMap) -> bool {
-    const WIDE: [&[u8]; 6] = [b"utf-16", b"utf16", b"utf-32", b"utf-7", b"ucs-", b"iso-10646-ucs"];
     headers.get_all(CONTENT_TYPE).iter().all(|content_type| {
         let mut parameters = content_type.as_bytes().split(|&byte| byte == b';').skip(1);
         parameters.all(|parameter| {
-            let parameter = parameter.trim_ascii().to_ascii_lowercase();
-            let charset = parameter.strip_prefix(b"charset=").unwrap_or_default();
-            let charset = charset.strip_prefix(b"\"").unwrap_or(charset);
-            !WIDE.iter().any(|wide| charset.starts_with(wide))
+            let parameter = parameter.to_ascii_lowercase();
+            let mut parts = parameter.splitn(2, |&byte| byte == b'=').map(<[u8]>::trim_ascii);
+            if parts.next() != Some(b"charset") {
+                return true;
+            }
+            let charset = parts.next().unwrap_or_default();
+            keeps_ascii(charset.strip_prefix(b"\"").unwrap_or(charset))
         })
     })
+}
+
+/// By the names of the Encoding Standard and of IANA, of which the families begin alike; in lower case.
+fn keeps_ascii(charset: &[u8]) -> bool {
+    const FAMILIES: [&[u8]; 21] = [
+        b"utf-8",
+        b"utf8",
+        b"us-ascii",
+        b"ascii",
+        b"binary",
+        b"iso-8859-",
+        b"iso8859-",
+        b"iso_8859-",
+        b"latin",
+        b"windows-",
+        b"cp125",
+        b"x-cp125",
+        b"koi8-",
+        b"macintosh",
+        b"gb2312",
+        b"gbk",
+        b"gb18030",
+        b"big5",
+        b"euc-",
+        b"shift_jis",
+        b"tis-620",
+    ];
+    FAMILIES.iter().any(|family| charset.starts_with(family))
 }
 
 #[cfg(test)]
@@ -261,6 +292,10 @@ mod tests {
             ("text/plain; charset=\"utf-16le\"", false),
             ("text/plain; a=b; Charset=utf-32", false),
             ("text/plain; charset=UTF-7", false),
+            ("text/plain; charset = UTF-16", false),
+            ("application/json;charset=IBM037", false),
+            ("text/plain; charset=x-of-my-own", false),
+            ("text/plain; charset=Windows-1252", true),
         ] {
             assert_eq!(is_ascii_within(&typed(content_type)), searchable, "{content_type}");
         }

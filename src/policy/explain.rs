@@ -8,7 +8,7 @@ use http::Method;
 use serde::Serialize;
 
 use super::decide::{OwnSockets, decide_address, decide_request};
-use super::effective::{BoundSecret, EffectivePolicy};
+use super::effective::{BoundSecret, EffectivePolicy, Misdirected};
 use super::verdict::{Denial, DenyReason, RequestPermit, Verdict};
 use crate::host::{Authority, AuthorityError, Destination, Scheme};
 use crate::secret::SecretName;
@@ -180,6 +180,17 @@ fn allowed(policy_digest: String, permit: &RequestPermit) -> Explanation {
         Scheme::Http | Scheme::Https => (bound, Vec::new()),
     };
     let mut notes = notes;
+    if !permit.scrubs() && !permit.secrets().is_empty() {
+        notes.push("answers are not searched for values: `scrub: off`".to_owned());
+    }
+    for secret in permit.secrets() {
+        if secret.misdirected == Misdirected::Forward {
+            notes.push(format!(
+                "a token of {} in the wrong place is forwarded, sealed: `misdirected: forward`",
+                secret.name
+            ));
+        }
+    }
     if permit.rule().is_none() {
         notes.push("no layer has an allowlist: every public host is reachable".to_owned());
     }
@@ -253,5 +264,19 @@ mod tests {
         ] {
             assert!(text.parse::<RequestLine>().is_err(), "{text:?} was accepted");
         }
+    }
+
+    #[test]
+    fn what_lifts_a_rule_is_told() {
+        let text = "secretStores: { s: { egressAllowlist: [{ host: a.test, scrub: 'off' }, b.test], misdirected: forward, secrets: { K: { from: { env: K }, allowedHosts: [a.test] } } } }";
+        let set = crate::policy::PolicySet::read(std::path::Path::new("p.yaml"), text).set.unwrap();
+        let operator = crate::policy::OperatorRules::default();
+        let policy = Arc::new(set.effective(&["s".parse().unwrap()], &operator).unwrap());
+        let notes = |request: &str| explain(&policy, &request.parse().unwrap()).notes.join("\n");
+        let lifted = notes("GET https://a.test/");
+        assert!(lifted.contains("`scrub: off`"), "{lifted}");
+        assert!(lifted.contains("of K in the wrong place is forwarded"), "{lifted}");
+        let other = notes("GET https://b.test/");
+        assert!(!other.contains("scrub") && !other.contains("misdirected"), "{other}");
     }
 }

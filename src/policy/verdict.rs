@@ -29,7 +29,10 @@ impl<P> Verdict<P> {
 /// Proof that a connection to this destination may be opened, and TLS be terminated in its name.
 ///
 /// ```compile_fail
-/// let forged = tollgate::policy::ConnectPermit { destination: todo!(), rule: None };
+/// use tollgate::{host::Destination, policy::ConnectPermit};
+/// fn forged(destination: Destination) -> ConnectPermit {
+///     ConnectPermit { destination, rule: None }
+/// }
 /// ```
 #[derive(Clone, Debug)]
 pub struct ConnectPermit {
@@ -54,7 +57,10 @@ impl ConnectPermit {
 /// Proof that one request may be sent: what `substitute`, `connect` and `forward` ask for.
 ///
 /// ```compile_fail
-/// let forged = tollgate::policy::RequestPermit { ..todo!() };
+/// use tollgate::policy::RequestPermit;
+/// fn forged(given: RequestPermit) -> RequestPermit {
+///     RequestPermit { ..given }
+/// }
 /// ```
 #[derive(Clone, Debug)]
 pub struct RequestPermit {

@@ -25,6 +25,7 @@
 //! # The modules
 //!
 //! - [`proxy`]: the path.
+//! - [`dns`]: how names lead to it.
 //! - [`audit`]: where it ends.
 //! - [`policy`]: what is allowed; [`policies`] puts files into force.
 //! - [`host`], [`secret`], [`session`], [`stores`]: hosts, secrets, live sandboxes, and where values come from.
@@ -37,6 +38,7 @@ pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod dns;
 pub mod environment;
 pub mod host;
 pub mod introspect;

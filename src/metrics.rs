@@ -26,6 +26,15 @@ pub struct Metrics {
     loads: Family<Verdict, Counter>,
 }
 
+/// DNS questions by what they were answered with; counted where they are answered.
+#[derive(Clone, Debug, Default)]
+pub struct Questions(Family<Answered, Counter>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answered {
+    answer: &'static str,
+}
+
 /// Client connections; counted where they are accepted.
 #[derive(Clone, Debug, Default)]
 pub struct Connections {
@@ -53,7 +62,7 @@ struct Reason {
 impl Metrics {
     /// All at zero, with the proxy's count of connections and the audit's of lines that it could not write.
     #[must_use]
-    pub fn new(connections: &Connections, audit_lost: &Counter) -> Self {
+    pub fn new(connections: &Connections, questions: &Questions, audit_lost: &Counter) -> Self {
         let requests = Family::<Verdict, Counter>::default();
         let mut metrics = Self {
             registry: Registry::with_prefix("tollgate"),
@@ -68,6 +77,12 @@ impl Metrics {
             loads: Family::default(),
         };
         metrics.register(connections);
+        let Questions(questions) = questions;
+        metrics.registry.register(
+            "dns_questions",
+            "DNS questions by their answer",
+            questions.clone(),
+        );
         metrics.registry.register(
             "audit_lost",
             "Audit events that could not be written",
@@ -119,7 +134,9 @@ impl Observe for Metrics {
             self.loads.get_or_create(&verdict).inc();
             return;
         }
-        if denied {
+        if event.event == Kind::Dns {
+            // Counted where they are answered, each of them.
+        } else if denied {
             self.requests.get_or_create(&verdict).inc();
         } else {
             self.allowed.inc();
@@ -134,6 +151,13 @@ impl Observe for Metrics {
         self.scrubbed.inc_by(event.scrubbed);
         self.bytes_out.inc_by(event.bytes_out);
         self.bytes_in.inc_by(event.bytes_in);
+    }
+}
+
+impl Questions {
+    /// Counts one.
+    pub fn count(&self, answer: &'static str) {
+        self.0.get_or_create(&Answered { answer }).inc();
     }
 }
 
@@ -161,7 +185,7 @@ mod tests {
     #[test]
     fn events_are_counted_by_verdict_and_reason_and_never_by_host() {
         let connections = Connections::default();
-        let metrics = Metrics::new(&connections, &Counter::default());
+        let metrics = Metrics::new(&connections, &Questions::default(), &Counter::default());
         let open = connections.accepted();
         drop(connections.accepted());
         let mut event = Event::new(Kind::Request);

@@ -11,9 +11,10 @@ use crate::audit::{Audit, Event, Kind, Observe};
 use crate::config::{AuditSink, Config};
 use crate::control::api::{self, ApiKeys};
 use crate::control::{Bound, health};
+use crate::dns::{Responder, TcpSocket, UdpSocket, Whose};
 use crate::environment::{Credentials, Places};
 use crate::introspect::Introspection;
-use crate::metrics::{Connections, Metrics};
+use crate::metrics::{Connections, Metrics, Questions};
 use crate::policies::{LoadError, Policies, Report};
 use crate::policy::OwnSockets;
 use crate::proxy::tls::ca::{CaError, CertificateAuthority};
@@ -35,6 +36,7 @@ pub struct Server {
     policies: Arc<Policies>,
     health: Arc<Health>,
     explicit: Vec<SocketAddr>,
+    dns: Vec<SocketAddr>,
     api: Option<SocketAddr>,
     metrics: Option<SocketAddr>,
     trigger: Trigger,
@@ -66,6 +68,7 @@ impl Server {
         let registry = Arc::new(Registry::new(Bounds {
             connections: config.limits.connections_per_sandbox as usize,
             exposed_hits: config.limits.exposed_hits as usize,
+            dns_questions: config.limits.dns_questions,
         }));
         let policies = Policies::new(
             config.policies.clone(),
@@ -83,10 +86,12 @@ impl Server {
         let listening = bind_all(&config.listen.explicit).await?;
         let explicit: Vec<_> = listening.iter().map(Listening::address).collect();
         let operators = Operators::bind(config).await?;
-        let own = OwnSockets { listening: operators.and(&explicit) };
+        let dns = NameSockets::bind(&config.listen.dns).await?;
+        let own = OwnSockets { listening: operators.and(explicit.iter().chain(&dns.addresses)) };
         let connections = Connections::default();
+        let questions = Questions::default();
         let audit = open_audit(config)?;
-        let metrics = Arc::new(Metrics::new(&connections, &audit.lost()));
+        let metrics = Arc::new(Metrics::new(&connections, &questions, &audit.lost()));
         if operators.metrics.is_some() {
             observers.push(metrics.clone());
         }
@@ -112,6 +117,7 @@ impl Server {
             denials: config.denials,
             introspection,
             connections,
+            questions,
             upstreams: DashMap::default(),
         });
         let post = TokenPost::new(&proxy, config.operator_rules());
@@ -119,6 +125,8 @@ impl Server {
         for listener in listening {
             drop(tasks.spawn(listener.run(proxy.clone())));
         }
+        let names = dns.addresses.clone();
+        dns.serve(&proxy, config);
         let tidy = proxy.clone();
         drop(tasks.spawn(async move { tidy.tidy().await }));
         let server = Self {
@@ -126,6 +134,7 @@ impl Server {
             policies: Arc::new(policies),
             health: Arc::default(),
             explicit,
+            dns: names,
             api: operators.api.as_ref().map(Bound::address),
             metrics: operators.metrics.as_ref().map(Bound::address),
             trigger,
@@ -157,6 +166,12 @@ impl Server {
     #[must_use]
     pub fn explicit(&self) -> &[SocketAddr] {
         &self.explicit
+    }
+
+    /// The DNS responder, as bound.
+    #[must_use]
+    pub fn dns(&self) -> &[SocketAddr] {
+        &self.dns
     }
 
     /// The operator's API, as bound.
@@ -231,7 +246,8 @@ pub async fn fetch(
 pub async fn offline_session(config: &Config, id: &SandboxId) -> Result<Arc<Session>, StartError> {
     let (_trigger, tasks) = Tasks::new();
     let seal_key = seal_key_of(config, &tasks).await?;
-    let registry = Arc::new(Registry::new(Bounds { connections: 1, exposed_hits: 1 }));
+    let registry =
+        Arc::new(Registry::new(Bounds { connections: 1, exposed_hits: 1, dns_questions: 1 }));
     let paths = config.policies.clone();
     let policies =
         Policies::new(paths, config.operator_rules(), None, seal_key, registry.clone(), tasks);
@@ -293,9 +309,9 @@ impl Operators {
     }
 
     /// Every socket on which Tollgate listens.
-    fn and(&self, explicit: &[SocketAddr]) -> Vec<SocketAddr> {
+    fn and<'a>(&self, others: impl Iterator<Item = &'a SocketAddr>) -> Vec<SocketAddr> {
         let own = self.api.iter().chain(&self.metrics).map(Bound::address);
-        explicit.iter().copied().chain(own).collect()
+        others.copied().chain(own).collect()
     }
 
     fn serve(self, keys: ApiKeys, server: &Server, metrics: Arc<Metrics>) {
@@ -307,6 +323,41 @@ impl Operators {
         if let Some(bound) = self.metrics {
             let router = health::router(server.health.clone(), metrics);
             drop(tasks.spawn(bound.serve(router, tasks.clone())));
+        }
+    }
+}
+
+/// The sockets of the DNS responder.
+#[derive(Default)]
+struct NameSockets {
+    sockets: Vec<(UdpSocket, TcpSocket)>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl NameSockets {
+    async fn bind(addresses: &[SocketAddr]) -> Result<Self, StartError> {
+        let mut names = Self::default();
+        for address in addresses {
+            let bound = names.bind_both(*address).await;
+            bound.map_err(|error| StartError::Bind(*address, error))?;
+        }
+        Ok(names)
+    }
+
+    /// UDP takes the port that TCP got.
+    async fn bind_both(&mut self, address: SocketAddr) -> std::io::Result<()> {
+        let tcp = TcpSocket::bind(address).await?;
+        let address = tcp.address()?;
+        self.sockets.push((UdpSocket::bind(address).await?, tcp));
+        self.addresses.push(address);
+        Ok(())
+    }
+
+    /// A responder for each address, since each may be a sink of its own.
+    fn serve(self, proxy: &Arc<Proxy>, config: &Config) {
+        for ((udp, tcp), address) in self.sockets.into_iter().zip(self.addresses) {
+            let settings = config.dns.settings(address.ip());
+            Responder::new(proxy, settings, Whose::Sender).serve(vec![udp], vec![tcp]);
         }
     }
 }

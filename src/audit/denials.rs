@@ -40,7 +40,8 @@ const MOST: usize = 200;
 impl Observe for Denials {
     fn observe(&self, event: &Event) {
         let (Outcome::Deny, Some(reason)) = (event.verdict, event.reason) else { return };
-        if event.event == Kind::Policy {
+        // Who was told the sink is denied again where it connects.
+        if event.event == Kind::Policy || event.answer == "sink" {
             return;
         }
         let refused = Refused::of(reason, event);

@@ -29,6 +29,8 @@ pub enum Kind {
     Request,
     /// A connection that was refused before any request.
     Connection,
+    /// A DNS question that was refused, or that names what the policy does not open.
+    Dns,
     /// An attempt to use a credential where it is not bound: worth waking somebody.
     Alert,
     /// Policies were loaded, or refused.
@@ -75,13 +77,13 @@ pub struct Event {
     /// The port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// The method.
+    /// The method; of a DNS question its type, such as `A`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub method: String,
     /// The path as sent, without the query, bounded.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub path: String,
-    /// How the client speaks: `http/1.1`, `h2`, `connect`, with `+tls` inside TLS.
+    /// How the client speaks: `http/1.1`, `h2`, `connect`, with `+tls` inside TLS, `dns/udp`, `dns/tcp`.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub protocol: &'static str,
     /// Allowed or denied.
@@ -93,6 +95,13 @@ pub struct Event {
     /// The sentence of the denial.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub detail: Box<str>,
+    /// What a DNS question was answered with: `sink`, `nodata`, `refused`, `malformed`, or `dropped`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    #[schemars(with = "String")]
+    pub answer: &'static str,
+    /// How many more DNS questions of this sandbox were denied within the minute, each counted and not written.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub others: u64,
     /// The rule that decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<Arc<str>>,
@@ -195,6 +204,8 @@ impl Event {
             verdict: Outcome::Allow,
             reason: None,
             detail: Box::default(),
+            answer: "",
+            others: 0,
             rule: None,
             layer: None,
             policy_digest: None,

@@ -81,6 +81,7 @@ fn sandbox(config: &Config, set: &PolicySet) -> Result<SandboxId, Failure> {
 fn into_sidecar(config: &mut Config, id: &SandboxId) {
     config.sandbox = Some(id.clone());
     config.listen.explicit = vec![([127, 0, 0, 1], 0).into()];
+    config.listen.dns.clear();
     config.listen.api = None;
     config.listen.metrics = None;
     config.api_keys.clear();

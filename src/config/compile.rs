@@ -16,7 +16,7 @@ use super::written::{
     At, PrivateFields, WrittenDenials, WrittenEgress, WrittenFile, WrittenFloor, WrittenListen,
     WrittenPrivate, WrittenResolver, WrittenSource, WrittenUpstream,
 };
-use super::{AuditSink, Config, Denials, Egress, Listen, Overrides, Resolver, Upstream};
+use super::{AuditSink, Config, Denials, Dns, Egress, Listen, Overrides, Resolver, Upstream};
 use crate::host::{Destination, HostPattern};
 use crate::policy::PrivateAccess;
 use crate::secret::{SandboxId, SourceSpec};
@@ -74,6 +74,11 @@ impl Compiler<'_> {
         let listen =
             self.listen(written.listen.as_ref().unwrap_or(&no_listen), has_keys, overrides);
         let limits = written.limits.as_ref();
+        let dns = written
+            .dns
+            .as_ref()
+            .map_or_else(Dns::default, |dns| dns.compile(self.file, &mut self.errors));
+        self.check_sinks(&listen, dns);
         Config {
             file: self.file.path.clone(),
             policies,
@@ -85,6 +90,7 @@ impl Compiler<'_> {
             ca_dir: self.ca_dir(overrides),
             seal_key: self.seal_key(),
             egress: written.egress.as_ref().map_or_else(Egress::default, |e| self.egress(e)),
+            dns,
             upstream: written
                 .upstream
                 .as_ref()
@@ -234,19 +240,21 @@ impl Compiler<'_> {
     }
 
     fn listen(&mut self, written: &WrittenListen, has_keys: bool, overrides: &Overrides) -> Listen {
-        for (key, at) in [
-            ("listen.transparent", &written.transparent),
-            ("listen.tproxy", &written.tproxy),
-            ("listen.dns", &written.dns),
-        ] {
+        for (key, at) in
+            [("listen.transparent", &written.transparent), ("listen.tproxy", &written.tproxy)]
+        {
             self.not_carried(key, at.as_ref(), "use `listen.explicit`");
         }
         let non_local = written.non_local.unwrap_or(false) || overrides.listen_non_local;
         let explicit = self.explicit(written, overrides);
-        for (address, origin) in &explicit {
+        let dns = self.dns(written, overrides);
+        let explicit_or_dns = explicit
+            .iter()
+            .map(|listener| ("listen.explicit", listener))
+            .chain(dns.iter().map(|listener| ("listen.dns", listener)));
+        for (key, (address, origin)) in explicit_or_dns {
             if !address.ip().is_loopback() && !non_local {
-                let message =
-                    format!("listen.explicit: {address} can be reached from other machines");
+                let message = format!("{key}: {address} can be reached from other machines");
                 self.errors.push(
                     ConfigError::new(origin.clone(), message).hint(
                         "set `listen.nonLocal: true` if that is wanted, or listen on 127.0.0.1",
@@ -266,9 +274,10 @@ impl Compiler<'_> {
         let metrics = overrides.metrics.as_ref();
         let metrics =
             self.operators("listen.metrics", written.metrics.as_ref(), "--metrics", metrics);
-        self.check_distinct(explicit.iter().chain(&api).chain(&metrics));
+        self.check_distinct(explicit.iter().chain(&dns).chain(&api).chain(&metrics));
         Listen {
             explicit: explicit.into_iter().map(|(address, _)| address).collect(),
+            dns: dns.into_iter().map(|(address, _)| address).collect(),
             api: api.map(|(address, _)| address),
             metrics: metrics.map(|(address, _)| address),
         }
@@ -280,24 +289,46 @@ impl Compiler<'_> {
         overrides: &Overrides,
     ) -> Vec<Written<SocketAddr>> {
         if !overrides.listen.is_empty() {
-            let flag = Origin::Flag("--listen");
-            let texts = overrides.listen.iter();
-            return texts
-                .filter_map(|text| {
-                    Some((self.address(flag.clone(), "--listen", text)?, flag.clone()))
-                })
-                .collect();
+            return self.flag_addresses("--listen", &overrides.listen);
         }
         let Some(list) = &written.explicit else {
             return vec![(EXPLICIT, Origin::Flag("listen.explicit (default)"))];
         };
+        self.addresses("listen.explicit", list)
+    }
+
+    fn dns(&mut self, written: &WrittenListen, overrides: &Overrides) -> Vec<Written<SocketAddr>> {
+        if !overrides.dns.is_empty() {
+            return self.flag_addresses("--dns", &overrides.dns);
+        }
+        self.addresses("listen.dns", written.dns.as_deref().unwrap_or_default())
+    }
+
+    /// Without a sink of its own, a listener answers with its address; the unspecified one leads nowhere.
+    fn check_sinks(&mut self, listen: &Listen, dns: Dns) {
+        let nowhere = listen.dns.iter().find(|address| address.ip().is_unspecified());
+        if let (Some(address), None) = (nowhere, dns.sinks) {
+            let message = format!("listen.dns: {address} is no address that names could lead to");
+            let error = ConfigError::new(self.file.place(0, 0), message);
+            self.errors.push(error.hint(
+                "set `dns.sink` to the addresses at which sandboxes reach Tollgate, or listen on one of them",
+            ));
+        }
+    }
+
+    fn flag_addresses(&mut self, flag: &'static str, texts: &[String]) -> Vec<Written<SocketAddr>> {
+        let origin = Origin::Flag(flag);
+        let read =
+            |text: &String| Some((self.address(origin.clone(), flag, text)?, origin.clone()));
+        texts.iter().filter_map(read).collect()
+    }
+
+    fn addresses(&mut self, key: &str, list: &[At<String>]) -> Vec<Written<SocketAddr>> {
         let origin = |at| self.file.origin(at);
         let texts: Vec<_> = list.iter().map(|at| (origin(at), at.value())).collect();
         texts
             .into_iter()
-            .filter_map(|(origin, text)| {
-                Some((self.address(origin.clone(), "listen.explicit", text)?, origin))
-            })
+            .filter_map(|(origin, text)| Some((self.address(origin.clone(), key, text)?, origin)))
             .collect()
     }
 

@@ -85,6 +85,8 @@ limits! {
     pool_per_host, "poolPerHost": u32 = 32, 1 => 10_000;
     /// Requests within an hour in which a sandbox shows a real value to a host that it is not bound to; then its secrets rest.
     exposed_hits, "exposedHits": u32 = 10, 1 => 10_000;
+    /// DNS questions of one sandbox in a second; twice as many may come at once. Beyond it a datagram is dropped.
+    dns_questions, "dnsQuestions": u32 = 200, 1 => 100_000;
     /// Leaf certificates kept for the next connection to their name.
     leaf_cache, "leafCache": u32 = 1_024, 1 => 1_000_000;
     /// From the signal to stop until what still runs is cut.

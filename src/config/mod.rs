@@ -5,6 +5,7 @@
 //! hint. Keys themselves are never written down here, only where they come from.
 
 mod compile;
+mod dns;
 mod error;
 mod limits;
 mod overrides;
@@ -21,6 +22,7 @@ use crate::host::{Destination, HostPattern};
 use crate::policy::{OperatorRules, PrivateAccess};
 use crate::secret::{SandboxId, SourceSpec};
 
+pub use dns::Dns;
 pub use error::{ConfigError, Origin};
 pub use limits::{LimitRow, Limits, TABLE as LIMITS, markdown as limits_table};
 pub use overrides::{ConfigArgs, Overrides};
@@ -46,6 +48,8 @@ pub struct Config {
     pub seal_key: Option<SourceSpec>,
     /// What the operator allows and denies to every sandbox.
     pub egress: Egress,
+    /// What the DNS responder answers.
+    pub dns: Dns,
     /// How upstreams are found and trusted.
     pub upstream: Upstream,
     /// The API's keys; never empty if `listen.api` is given.
@@ -63,6 +67,8 @@ pub struct Config {
 pub struct Listen {
     /// CONNECT and absolute-form.
     pub explicit: Vec<SocketAddr>,
+    /// The DNS responder, UDP and TCP on each.
+    pub dns: Vec<SocketAddr>,
     /// The operator's API, on loopback; none without a key.
     pub api: Option<SocketAddr>,
     /// `/metrics`, `/healthz` and `/readyz`, on loopback.

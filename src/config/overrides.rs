@@ -31,7 +31,10 @@ pub struct Overrides {
     /// Addresses of the explicit proxy, in place of the configuration's.
     #[arg(long, env = "TOLLGATE_LISTEN", value_name = "ADDR", value_delimiter = ',')]
     pub listen: Vec<String>,
-    /// Let the explicit proxy listen on other addresses than loopback.
+    /// Addresses of the DNS responder, in place of the configuration's.
+    #[arg(long, env = "TOLLGATE_DNS", value_name = "ADDR", value_delimiter = ',')]
+    pub dns: Vec<String>,
+    /// Let the explicit proxy and the DNS responder listen on other addresses than loopback.
     #[arg(long, env = "TOLLGATE_LISTEN_NON_LOCAL")]
     pub listen_non_local: bool,
     /// The address of the operator's API; its key is TOLLGATE_API_KEY, if the configuration names none.

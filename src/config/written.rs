@@ -11,6 +11,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
+use super::dns::WrittenDns;
 use super::error::Origin;
 use super::limits::WrittenLimits;
 
@@ -48,6 +49,8 @@ pub(super) struct Written {
     pub(super) seal: Option<WrittenSeal>,
     /// What the operator allows and denies to every sandbox.
     pub(super) egress: Option<WrittenEgress>,
+    /// What the DNS responder answers.
+    pub(super) dns: Option<WrittenDns>,
     /// How upstreams are found and trusted.
     pub(super) upstream: Option<WrittenUpstream>,
     /// The operator's API.
@@ -71,14 +74,14 @@ pub(super) struct WrittenListen {
     pub(super) api: Option<At<String>>,
     /// The address of /metrics, /healthz and /readyz, on loopback; by default none.
     pub(super) metrics: Option<At<String>>,
-    /// Whether the explicit proxy may listen on other addresses than loopback.
+    /// Whether the explicit proxy and the DNS responder may listen on other addresses than loopback.
     pub(super) non_local: Option<bool>,
     #[schemars(skip)]
     pub(super) transparent: Option<At<IgnoredAny>>,
     #[schemars(skip)]
     pub(super) tproxy: Option<At<IgnoredAny>>,
-    #[schemars(skip)]
-    pub(super) dns: Option<At<IgnoredAny>>,
+    /// Addresses of the DNS responder, UDP and TCP on each; by default none.
+    pub(super) dns: Option<Vec<At<String>>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -195,8 +195,11 @@ sandboxes:
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("policy.yaml");
         std::fs::write(&file, POLICY).unwrap();
-        let registry =
-            Arc::new(Registry::new(crate::session::Bounds { connections: 8, exposed_hits: 8 }));
+        let registry = Arc::new(Registry::new(crate::session::Bounds {
+            connections: 8,
+            exposed_hits: 8,
+            dns_questions: 8,
+        }));
         let policies = Policies::new(
             vec![file],
             OperatorRules::default(),

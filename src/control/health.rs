@@ -60,7 +60,7 @@ mod tests {
     async fn a_refused_reload_is_not_ready_and_says_why_and_the_process_is_healthy_all_the_while() {
         let health = Arc::new(Health::default());
         let metrics =
-            Arc::new(Metrics::new(&crate::metrics::Connections::default(), &Default::default()));
+            Arc::new(Metrics::new(&Default::default(), &Default::default(), &Default::default()));
         let ask = |path: &'static str| {
             let router = router(health.clone(), metrics.clone());
             async move {

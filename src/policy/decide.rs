@@ -9,7 +9,7 @@ use super::effective::{AllowRule, Allowlist, BoundSecret, EffectivePolicy, RuleN
 use super::path::NormalPath;
 use super::verdict::{ConnectPermit, Denial, DenyReason, RequestPermit, Verdict};
 use crate::host::address::{CheckedAddr, Reach, reach};
-use crate::host::{Destination, HostSet, Scheme};
+use crate::host::{Destination, Host, HostSet, Port, PortRule, Scheme};
 
 /// Decides whether a connection may be opened, before its scheme, method or path are known.
 pub fn decide_connect(
@@ -62,6 +62,17 @@ pub fn decide_request(
     })
 }
 
+/// Decides whether a name may be reached at all, on whatever port: a DNS question says no more.
+pub fn decide_name(policy: &EffectivePolicy, host: &Host) -> Verdict<()> {
+    let at = |port| evaluate(policy, &Destination { host: host.clone(), port }, None);
+    let Err(denial) = at(Port::HTTPS) else { return Verdict::Allow(()) };
+    if other_ports(policy, host).into_iter().any(|port| at(port).is_ok()) {
+        Verdict::Allow(())
+    } else {
+        Verdict::Deny(denial)
+    }
+}
+
 /// Decides the addresses that a permitted destination resolved to: one bad answer refuses all.
 pub fn decide_address(
     permit: &RequestPermit,
@@ -86,6 +97,23 @@ impl OwnSockets {
         };
         self.listening.iter().any(|bound| bound.port() == answer.port() && same_host(bound.ip()))
     }
+}
+
+/// Ports of which one is allowed if any is. Where every port is listed, each deny entry takes away one or all of those that are tried.
+fn other_ports(policy: &EffectivePolicy, host: &Host) -> Vec<Port> {
+    let listed: Vec<PortRule> = match policy.allowlist() {
+        Allowlist::Only(rules) => rules.matching(host).map(|(ports, _)| ports).collect(),
+        Allowlist::Unrestricted => vec![PortRule::Any],
+        Allowlist::Nothing => Vec::new(),
+    };
+    let denied = policy.deny_set().matching(host).count();
+    let some = (1..=u16::MAX).filter_map(|port| Port::try_from(port).ok()).take(denied + 2);
+    let any = listed.contains(&PortRule::Any).then_some(some);
+    let single = listed.iter().filter_map(|ports| match ports {
+        PortRule::One(port) => Some(*port),
+        PortRule::Web | PortRule::Any => None,
+    });
+    single.chain([Port::HTTP]).chain(any.into_iter().flatten()).collect()
 }
 
 struct Request<'a> {

@@ -1,8 +1,8 @@
 //! What is allowed: no clock, no async, and no I/O but that [`PolicySet::load`] reads its files.
 //!
 //! Written policy (`read`, `yaml`, `file`) → checked and compiled (`compile`, `lint`) → one immutable [`EffectivePolicy`] per sandbox
-//! (`layers`), which is both what is enforced ([`decide_connect`], [`decide_request`], [`decide_address`]) and what is shown
-//! (`explain`).
+//! (`layers`), which is both what is enforced ([`decide_connect`], [`decide_request`], [`decide_address`], [`decide_name`]) and what is
+//! shown (`explain`).
 
 mod compile;
 mod decide;
@@ -23,7 +23,7 @@ mod verdict;
 mod yaml;
 
 pub use compile::{Loaded, PolicySet, SandboxEntry};
-pub use decide::{OwnSockets, decide_address, decide_connect, decide_request};
+pub use decide::{OwnSockets, decide_address, decide_connect, decide_name, decide_request};
 pub use diagnostic::{Diagnostic, Related, Severity};
 pub use effective::{
     AllowRule, Allowlist, BoundSecret, EffectivePolicy, Misdirected, OperatorRules, PolicyDigest,

@@ -51,7 +51,8 @@ impl Sandbox {
         for secret in session.secrets() {
             secret.live.value().await.expect("a value");
         }
-        let registry = Registry::new(Bounds { connections: 10, exposed_hits: 10 });
+        let registry =
+            Registry::new(Bounds { connections: 10, exposed_hits: 10, dns_questions: 10 });
         let spec = SandboxSpec { session, sources: Vec::new() };
         registry.apply(vec![spec], None).expect("a registry");
         let sandbox = registry.get("sb").expect("the sandbox");

@@ -57,6 +57,7 @@ pub use identify::proxy_credentials;
 pub use pool::Upstreams;
 pub use scrub::AnswerPieces;
 pub use shared::Proxy;
+pub(crate) use substitute::sealed_in_name;
 pub use substitute::{BodyPieces, OpenedAt, open_body, open_head};
 pub use token_post::TokenPost;
 

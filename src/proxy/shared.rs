@@ -42,6 +42,8 @@ pub struct Proxy {
     pub introspection: Introspection,
     /// How many clients came, and how many are here.
     pub connections: crate::metrics::Connections,
+    /// What DNS questions were answered with.
+    pub questions: crate::metrics::Questions,
     /// The upstream side of each sandbox.
     pub upstreams: DashMap<SandboxId, Arc<Upstreams>, RandomState>,
 }

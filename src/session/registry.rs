@@ -8,7 +8,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::{Exposure, Session};
+use super::{Exposure, Questions, Session};
 use crate::policy::{Denial, DenyReason};
 use crate::secret::SandboxId;
 
@@ -27,6 +27,8 @@ pub struct Bounds {
     pub connections: usize,
     /// Exposures of real values within an hour.
     pub exposed_hits: usize,
+    /// DNS questions in a second.
+    pub dns_questions: u32,
 }
 
 /// A sandbox as the registry is told of it.
@@ -45,6 +47,7 @@ pub struct Sandbox {
     session: ArcSwapOption<Session>,
     connections: Arc<Semaphore>,
     exposure: Exposure,
+    questions: Questions,
 }
 
 impl Sandbox {
@@ -70,6 +73,12 @@ impl Sandbox {
     #[must_use]
     pub const fn exposure(&self) -> &Exposure {
         &self.exposure
+    }
+
+    /// What it may ask of the DNS responder.
+    #[must_use]
+    pub const fn questions(&self) -> &Questions {
+        &self.questions
     }
 
     /// Takes one of its connection slots, until the permit is dropped.
@@ -210,6 +219,7 @@ impl Registry {
             session: ArcSwapOption::empty(),
             connections: Arc::new(Semaphore::new(self.bounds.connections)),
             exposure: Exposure::new(self.bounds.exposed_hits),
+            questions: Questions::new(self.bounds.dns_questions),
         })
     }
 }

@@ -69,6 +69,8 @@ mod pool;
 mod protocols;
 /// Policies change while requests run.
 mod reload;
+/// Names lead to Tollgate, and nobody is asked.
+mod responder;
 /// An echoed value becomes its token again.
 mod scrubbing;
 /// Requests signed with secrets that never travel.

@@ -83,7 +83,12 @@ pub(super) fn reads_messages(permit: &RequestPermit) -> bool {
 
 /// Refuses a destination whose name holds a sealed token: no name is ever substituted, and whoever resolves it would read the token.
 pub(super) fn host(session: &Session, destination: &Destination) -> Result<(), Denial> {
-    if session.finder().find(destination.host.as_str().as_bytes()).next().is_none() {
+    sealed_in_name(session, destination.host.as_str().as_bytes())
+}
+
+/// The same for a name as it came in a DNS question, which is no host yet.
+pub(crate) fn sealed_in_name(session: &Session, name: &[u8]) -> Result<(), Denial> {
+    if session.finder().find(name).next().is_none() {
         return Ok(());
     }
     Err(tokens::misdirected(

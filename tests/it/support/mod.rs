@@ -16,6 +16,7 @@ pub(crate) mod cut;
 mod dns;
 mod expand;
 mod h2_frames;
+pub(crate) mod names;
 mod program;
 mod recorded;
 mod sandbox;

@@ -1,0 +1,231 @@
+//! The DNS responder: names of known sandboxes lead to Tollgate, nobody is asked, and what is refused is recorded.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::{RData, RecordType};
+use serde_json::json;
+use tollgate::dns::{self, Denied, Settings, Sinks};
+
+use crate::support::Tollgate;
+use crate::support::names::{self, Names, addresses, question, with_edns};
+
+const POLICY: &str = r#"
+secretStores:
+  keys:
+    egressAllowlist: [api.example.com, "*.wild.example.com", "odd.example.com:8443", "every.example.com:*"]
+    egressDenylist: [bad.wild.example.com, "half.wild.example.com:443", "every.example.com:443", "every.example.com:1"]
+sandboxes: { sb-test: { secretStores: [keys] } }
+"#;
+
+async fn start(config: serde_json::Value) -> Tollgate {
+    let listen = json!({ "listen": { "dns": ["127.0.0.1:0"] } });
+    Tollgate::describe(POLICY, &[]).config(listen).config(config).start().await
+}
+
+#[tokio::test]
+async fn every_name_leads_to_the_sinks_and_nobody_is_asked() {
+    let tollgate = start(json!({ "dns": { "sink": ["198.18.0.1", "2001:2::1"] } })).await;
+    let names = Names::of(&tollgate);
+    for name in
+        ["api.example.com.", "evil.example.net.", "tollgate.internal.", "localhost.", "a.b.c.d.e."]
+    {
+        for (kind, sink) in [(RecordType::A, "198.18.0.1"), (RecordType::AAAA, "2001:2::1")] {
+            let answer = names.ask(name, kind).await;
+            assert_eq!(answer.metadata.response_code, ResponseCode::NoError, "{name}");
+            assert_eq!(addresses(&answer), [sink.parse::<IpAddr>().unwrap()], "{name}");
+            assert!(answer.answers[0].ttl <= 60);
+            assert!(answer.metadata.recursion_available && !answer.metadata.authentic_data);
+        }
+        for kind in [RecordType::HTTPS, RecordType::SVCB] {
+            let answer = names.ask(name, kind).await;
+            assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+            assert!(answer.answers.is_empty() && answer.authorities.len() == 1);
+        }
+    }
+    assert_eq!(tollgate.dns().questions(), [""; 0]);
+    tollgate.finish().await;
+}
+
+#[tokio::test]
+async fn without_a_sink_the_listeners_own_address_is_told_and_the_other_family_has_no_data() {
+    let tollgate = start(json!({})).await;
+    let names = Names::of(&tollgate);
+    let answer = names.ask("api.example.com.", RecordType::A).await;
+    assert_eq!(addresses(&answer), [IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+    let answer = names.ask("api.example.com.", RecordType::AAAA).await;
+    assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+    assert!(answer.answers.is_empty() && answer.authorities.len() == 1);
+    let answer = names.ask("1.0.0.127.in-addr.arpa.", RecordType::PTR).await;
+    let RData::PTR(name) = &answer.answers[0].data else { panic!("{answer:?}") };
+    assert_eq!(name.0.to_ascii(), "tollgate.internal.");
+    let other = names.ask("2.0.0.127.in-addr.arpa.", RecordType::PTR).await;
+    assert_eq!(other.metadata.response_code, ResponseCode::Refused);
+    tollgate.finish().await;
+}
+
+#[tokio::test]
+async fn refused_mode_refuses_what_no_port_is_open_for_and_says_why() {
+    let tollgate = start(json!({ "dns": { "denied": "refused" } })).await;
+    let names = Names::of(&tollgate);
+    for open in [
+        "api.example.com.",
+        "deep.a.wild.example.com.",
+        "half.wild.example.com.",
+        "odd.example.com.",
+        "every.example.com.",
+        "tollgate.internal.",
+    ] {
+        let answer = names.ask(open, RecordType::A).await;
+        assert_eq!(addresses(&answer).len(), 1, "{open}");
+    }
+    for (denied, reason) in [
+        ("evil.example.net.", "host_not_allowed"),
+        ("wild.example.com.", "host_not_allowed"),
+        ("bad.wild.example.com.", "host_denied"),
+    ] {
+        let answer = names.ask_message(&with_edns(denied, RecordType::A)).await;
+        assert_eq!(answer.metadata.response_code, ResponseCode::Refused, "{denied}");
+        let options = answer.edns.unwrap();
+        let (_, option) = &options.options().options[0];
+        let told = Vec::<u8>::try_from(option).unwrap();
+        assert_eq!(told, [&[0, 15], reason.as_bytes()].concat(), "{denied}");
+        assert!(names.ask(denied, RecordType::A).await.edns.is_none(), "no OPT to who sent none");
+    }
+    let events = tollgate.finish().await;
+    let denied = events.iter().find(|event| event["reason"] == "host_denied").unwrap();
+    assert_eq!(denied["event"], "dns");
+    assert_eq!(denied["host"], "bad.wild.example.com");
+    assert_eq!((&denied["method"], &denied["answer"]), (&json!("A"), &json!("refused")));
+    assert_eq!(denied["sandboxID"], "sb-test");
+    assert!(denied["rule"].as_str().unwrap().contains("bad.wild.example.com"), "{denied}");
+    assert!(denied.get("status").is_none() && denied.get("port").is_none());
+}
+
+#[tokio::test]
+async fn who_is_no_sandbox_is_refused() {
+    let policy = "sandboxes: { sb-one: { sources: [192.0.2.1] } }\n";
+    let tollgate = Tollgate::describe(policy, &[])
+        .config(json!({ "listen": { "dns": ["127.0.0.1:0"] } }))
+        .start()
+        .await;
+    let answer = Names::of(&tollgate).ask("api.example.com.", RecordType::A).await;
+    assert_eq!(answer.metadata.response_code, ResponseCode::Refused);
+    let events = tollgate.finish().await;
+    assert_eq!(events[0]["reason"], "sandbox_unknown");
+    assert!(events[0].get("sandboxID").is_none());
+}
+
+#[tokio::test]
+async fn each_sandbox_is_known_by_its_source_and_a_reload_takes_effect_within_a_connection() {
+    let of = |source: &str| format!("sandboxes: {{ sb-one: {{ sources: [{source}] }} }}\n");
+    let tollgate = Tollgate::describe(&of("127.0.0.1"), &[])
+        .config(json!({ "listen": { "dns": ["127.0.0.1:0"] } }))
+        .start()
+        .await;
+    let names = Names::of(&tollgate);
+    let mut connection = names.connect().await;
+    let mut ask = async || {
+        use tokio::io::AsyncWriteExt as _;
+        let bytes = question("api.example.com.", RecordType::A).to_vec().unwrap();
+        connection.write_u16(u16::try_from(bytes.len()).unwrap()).await.unwrap();
+        connection.write_all(&bytes).await.unwrap();
+        Message::from_vec(&names::read(&mut connection).await.unwrap()).unwrap()
+    };
+    assert_eq!(ask().await.metadata.response_code, ResponseCode::NoError);
+    tollgate.reload(&of("192.0.2.1")).unwrap();
+    assert_eq!(ask().await.metadata.response_code, ResponseCode::Refused);
+    tollgate.finish().await;
+}
+
+#[tokio::test]
+async fn many_questions_are_answered_on_one_connection_in_their_order() {
+    let tollgate = start(json!({})).await;
+    let questions: Vec<_> =
+        (0..50).map(|nth| question(&format!("n{nth}.example.com."), RecordType::A)).collect();
+    let bytes: Vec<_> = questions.iter().map(|question| question.to_vec().unwrap()).collect();
+    let answers = Names::of(&tollgate).tcp(&bytes).await;
+    let ids: Vec<_> =
+        answers.iter().map(|answer| Message::from_vec(answer).unwrap().metadata.id).collect();
+    let asked: Vec<_> = questions.iter().map(|question| question.metadata.id).collect();
+    assert_eq!(ids, asked);
+    tollgate.finish().await;
+}
+
+#[tokio::test]
+async fn above_its_rate_a_sandbox_gets_silence_over_udp_and_refused_over_tcp() {
+    let tollgate = start(json!({ "limits": { "dnsQuestions": 1 } })).await;
+    let names = Names::of(&tollgate);
+    let bytes = question("api.example.com.", RecordType::A).to_vec().unwrap();
+    assert!(names.udp(&bytes).await.is_some());
+    let answers = names.tcp(&[bytes.clone(), bytes.clone(), bytes.clone()]).await;
+    let code = |answer: &Vec<u8>| Message::from_vec(answer).unwrap().metadata.response_code;
+    let refused = answers.iter().filter(|answer| code(answer) == ResponseCode::Refused).count();
+    assert!(answers.len() == 3 && refused >= 1, "{answers:?}");
+    let mut silent = 0;
+    for _ in 0..10 {
+        silent += usize::from(names.udp(&bytes).await.is_none());
+    }
+    assert!(silent > 0);
+    let events = tollgate.finish().await;
+    let over = events.iter().filter(|event| event["reason"] == "limit_exceeded");
+    assert_eq!(over.count(), 1, "the first, and then a sum: {events:#?}");
+    assert!(events.last().unwrap()["others"].as_u64().unwrap() >= 1);
+}
+
+#[tokio::test]
+async fn a_flood_of_denied_names_leaves_a_few_lines_and_their_sum() {
+    let tollgate = start(json!({ "limits": { "dnsQuestions": 10_000 } })).await;
+    let names = Names::of(&tollgate);
+    let bytes: Vec<_> = (0..500)
+        .map(|nth| question(&format!("data{nth}.evil.example."), RecordType::A).to_vec().unwrap())
+        .collect();
+    assert_eq!(names.tcp(&bytes).await.len(), 500);
+    let events = tollgate.finish().await;
+    assert_eq!(events.len(), 51, "fifty and their sum");
+    assert_eq!(events[0]["answer"], "sink");
+    assert_eq!(events[50]["others"], 450);
+}
+
+#[tokio::test]
+async fn one_sandbox_is_served_on_sockets_that_were_handed_over() {
+    let tollgate = Tollgate::with(POLICY, &[]).await;
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = tcp.local_addr().unwrap();
+    let udp = std::net::UdpSocket::bind(address).unwrap();
+    let proxy = tollgate.server().proxy();
+    let sandbox = proxy.registry.get("sb-test").unwrap();
+    let settings = Settings { sinks: Sinks::ISOLATED, denied: Denied::Sink };
+    dns::serve_sandbox(proxy, &sandbox, settings, vec![udp], vec![tcp]).unwrap();
+    let answer = Names::at(address).ask("api.example.com.", RecordType::AAAA).await;
+    assert_eq!(addresses(&answer), [IpAddr::V6(Sinks::ISOLATED.v6.unwrap())]);
+    tollgate.finish().await;
+}
+
+#[tokio::test]
+async fn questions_are_counted_by_their_answer_and_never_by_their_name() {
+    let tollgate = start(json!({ "listen": { "metrics": "127.0.0.1:0" } })).await;
+    let names = Names::of(&tollgate);
+    names.ask("secret-plans.example.", RecordType::A).await;
+    names.ask("secret-plans.example.", RecordType::TXT).await;
+    names.udp(b"nonsense, and not a question").await;
+    let metrics = tollgate.server().metrics().unwrap();
+    let text = tokio::task::spawn_blocking(move || scrape(metrics)).await.unwrap();
+    assert!(text.contains("tollgate_dns_questions_total{answer=\"sink\"} 2"), "{text}");
+    assert!(text.contains("tollgate_dns_questions_total{answer=\"refused\"} 2"), "{text}");
+    assert!(
+        !text.contains("secret-plans")
+            && !text.contains("tollgate_requests_total{verdict=\"deny\"}"),
+        "{text}"
+    );
+    tollgate.finish().await;
+}
+
+fn scrape(metrics: std::net::SocketAddr) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(metrics).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}

@@ -534,6 +534,8 @@ mod tests {
         );
         full.secrets = vec!["KEY".parse().unwrap()];
         full.locations = vec!["header:x-api-key".to_owned()];
+        full.answer = "refused";
+        full.others = 1;
         full.scrubbed = 1;
         full.tokens_in_body = 1;
         full.tokens_forwarded = 1;

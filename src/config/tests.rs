@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::dns::{Denied, Settings};
 
 /// Compiles a text as if it were `/etc/tollgate/tollgate.yaml`.
 pub(super) fn load(text: &str) -> Result<Config, Vec<ConfigError>> {
@@ -26,8 +27,12 @@ policies: [policies, /srv/extra.yaml]
 listen:
   explicit: ["127.0.0.1:3128", "[::1]:3128"]
   api: 127.0.0.1:3130
+  dns: ["127.0.0.1:5353", "[::1]:5353"]
   metrics: 127.0.0.1:9464
   nonLocal: false
+dns:
+  sink: [10.20.0.1, "fd00::1"]
+  denied: refused
 ca: { dir: certs }
 seal: { key: { file: seal.key } }
 egress:
@@ -62,6 +67,10 @@ fn a_full_file_means_what_it_says() {
     assert_eq!(config.listen.explicit.len(), 2);
     assert_eq!(config.listen.api.unwrap().port(), 3130);
     assert_eq!(config.listen.metrics.unwrap().port(), 9464);
+    assert_eq!(config.listen.dns.len(), 2);
+    let Settings { sinks, denied } = config.dns.settings([127, 0, 0, 1].into());
+    assert_eq!((sinks.v4, sinks.v6), (Some([10, 20, 0, 1].into()), "fd00::1".parse().ok()));
+    assert_eq!(denied, Denied::Refused);
     assert_eq!(config.ca_dir, under("certs"));
     assert_eq!(config.seal_key, Some(SourceSpec::File(under("seal.key"))));
     assert!(config.operator_rules().closed);
@@ -167,7 +176,18 @@ fn mistakes_are_refused_with_place_and_hint() {
         ("listen: { api: 'unix:/run/x.sock' }", "1:16", "no Unix sockets"),
         ("listen: { transparent: ['127.0.0.1:1'] }", "1:24", "does not carry it"),
         ("listen: { tproxy: [] }", "1:19", "does not carry it"),
-        ("listen: { dns: ['127.0.0.1:53'] }", "1:16", "does not carry it"),
+        ("listen: { dns: ['10.0.0.1:53'] }", "1:17", "can be reached from other machines"),
+        ("listen: { dns: ['127.0.0.1:3128'] }", "1:17", "listened on twice"),
+        (
+            "listen: { dns: ['0.0.0.0:53'], nonLocal: true }",
+            "",
+            "no address that names could lead to",
+        ),
+        ("dns: { sink: [10.0.0.1, 10.0.0.2] }", "1:25", "second address of its family"),
+        ("dns: { sink: ['::ffff:10.0.0.1'] }", "1:15", "is an IPv4 address"),
+        ("dns: { sink: [224.0.0.1] }", "1:15", "not the address of one host"),
+        ("dns: { sink: [gateway] }", "1:15", "not an IP address"),
+        ("dns: { denied: nxdomain }", "1:16", "nxdomain"),
         ("listen: { nonLocal: yes }", "1:21", ""),
         ("storage: { url: 'sqlite:x' }", "1:10", "does not carry it"),
         ("api: { keys: [{ }] }", "1:15", "exactly one source"),
@@ -306,7 +326,7 @@ fn the_schema_names_every_key_and_keeps_what_is_not_carried_to_itself() {
     ] {
         assert!(schema.contains(&format!("\"{key}\"")), "{key} is not in {schema}");
     }
-    for key in ["transparent", "tproxy", "storage", "dns"] {
+    for key in ["transparent", "tproxy", "storage"] {
         assert!(!schema.contains(&format!("\"{key}\"")), "{key}");
     }
     assert!(schema.contains("\"additionalProperties\":false"));

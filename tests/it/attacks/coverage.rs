@@ -8,10 +8,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Areas whose part of the product is not there, for cases that say nothing of their own.
-const LATER: [(&str, &str); 2] = [
-    ("control-plane", "comes with the control plane"),
-    ("dns-responder", "comes with the DNS responder"),
-];
+const LATER: [(&str, &str); 1] = [("control-plane", "comes with the control plane")];
 
 /// What is said of a case that is nowhere.
 const NOWHERE: &str = "no test of its own";

@@ -6,6 +6,7 @@
 mod authority_mismatch;
 mod ca_and_key_material;
 mod coverage;
+mod dns_responder;
 mod harness;
 mod helpers;
 mod host_matching;

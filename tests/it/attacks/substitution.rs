@@ -153,8 +153,6 @@ async fn SUB_009_a_token_in_an_authority() {
     }
 }
 
-// not yet: SUB-010 comes with the DNS responder
-
 #[tokio::test]
 async fn SUB_012_a_token_in_fields_of_the_connection() {
     let attack = p0_with(api_h1().await).await;

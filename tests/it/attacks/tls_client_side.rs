@@ -10,8 +10,6 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::harness::{Authority, Bed, Setup, hello};
 
-// not yet: TLS-013 needs dns
-
 const API: &str = "api.allowed.test";
 const REQUEST: &str =
     "GET / HTTP/1.1\r\nHost: api.allowed.test\r\nAuthorization: Bearer {{TOK_A}}\r\n\r\n";

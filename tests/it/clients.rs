@@ -30,7 +30,7 @@ const URL: &str = "https://api.example.com/v1/items";
 
 /// A program to run, or why it is left out.
 #[expect(clippy::print_stdout, reason = "the only way to tell what a run did not look at")]
-fn client(variable: Option<&str>, program: &str) -> Option<String> {
+pub(crate) fn client(variable: Option<&str>, program: &str) -> Option<String> {
     let required = std::env::var("TOLLGATE_TEST_CLIENTS").is_ok_and(|value| value == "1");
     let found = match variable {
         Some(variable) => std::env::var(variable).ok(),
@@ -38,7 +38,7 @@ fn client(variable: Option<&str>, program: &str) -> Option<String> {
     };
     let works = |program: &String| {
         std::process::Command::new(program)
-            .arg("--version")
+            .arg(if program.ends_with("dig") { "-v" } else { "--version" })
             .output()
             .is_ok_and(|output| output.status.success())
     };

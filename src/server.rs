@@ -22,7 +22,9 @@ use crate::proxy::tls::leaf::{LeafConfigs, LeafError, LeafMint};
 use crate::proxy::tls::roots::PlatformRoots;
 use crate::proxy::tls::seal_key::{self, SealKeyError};
 use crate::proxy::tls::upstream::{UpstreamTls, UpstreamTlsError};
-use crate::proxy::{Connector, Listening, Proxy, ResolverError, TokenPost};
+use crate::proxy::{
+    Connector, Listening, Proxy, ResolverError, TokenPost, UpstreamProxy, is_user_and_password,
+};
 use crate::secret::{SandboxId, SealKey, SecretName, SourceSpec};
 use crate::session::{Bounds, Registry, RegistryError, Session};
 use crate::shutdown::{Drained, Tasks, Trigger};
@@ -101,7 +103,8 @@ impl Server {
             config.upstream.connect_to.clone(),
             own,
             config.limits.connect_timeout,
-        )?;
+        )?
+        .behind(upstream_proxy(config, &tasks).await?);
         let mint = Arc::new(LeafMint::new(ca.clone(), config.limits.leaf_cache as usize)?);
         let refusal_mint = Arc::new(mint.with_own_cache(REFUSAL_LEAVES));
         let introspection = introspection(config, &ca, &roots, &explicit)?;
@@ -237,9 +240,16 @@ pub async fn fetch(
     source: &SourceSpec,
     tasks: &Tasks,
 ) -> Result<Arc<crate::secret::SecretValue>, StartError> {
+    Ok(own_secret(name, source, tasks)?.value().await?)
+}
+
+fn own_secret(
+    name: &str,
+    source: &SourceSpec,
+    tasks: &Tasks,
+) -> Result<Arc<LiveSecret>, StartError> {
     let name: SecretName = name.parse().map_err(|_error| StartError::SealKey)?;
-    let endpoints = TokenEndpoints::default();
-    Ok(LiveSecret::new(name, source.clone(), false, &endpoints, tasks.clone()).value().await?)
+    Ok(LiveSecret::new(name, source.clone(), false, &TokenEndpoints::default(), tasks.clone()))
 }
 
 /// A sandbox's session without a server, for commands that only print: tokens are derived, values are not fetched.
@@ -285,6 +295,23 @@ async fn api_keys(config: &Config, tasks: &Tasks) -> Result<ApiKeys, StartError>
         keys.push(fetch("API_KEY", source, tasks).await?);
     }
     Ok(ApiKeys::new(&keys))
+}
+
+/// The corporate proxy, once its credentials were fetched and can be sent.
+async fn upstream_proxy(
+    config: &Config,
+    tasks: &Tasks,
+) -> Result<Option<UpstreamProxy>, StartError> {
+    let Some(proxy) = &config.upstream.proxy else { return Ok(None) };
+    let mut credentials = None;
+    if let Some(source) = &proxy.credentials {
+        let live = own_secret("UPSTREAM_PROXY", source, tasks)?;
+        if !is_user_and_password(live.value().await?.expose()) {
+            return Err(StartError::ProxyCredentials);
+        }
+        credentials = Some(live);
+    }
+    Ok(Some(UpstreamProxy::new(proxy.address.clone(), credentials, &proxy.direct)))
 }
 
 /// The operator's listeners.
@@ -409,6 +436,9 @@ pub enum StartError {
     /// A key of Tollgate's own cannot be fetched.
     #[error(transparent)]
     Key(#[from] SourceError),
+    /// The upstream proxy's credentials are something else.
+    #[error("the credentials of upstream.proxy are not `user:password` on one line")]
+    ProxyCredentials,
     /// Trust anchors.
     #[error(transparent)]
     UpstreamTls(#[from] UpstreamTlsError),

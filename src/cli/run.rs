@@ -172,8 +172,11 @@ impl Hidden {
                 hidden.sources.push((variable.to_owned(), secret.0.to_string()));
             }
         }
-        if let Some(SourceSpec::Env(variable)) = &config.seal_key {
-            hidden.sources.push((variable.clone(), String::new()));
+        let proxy = config.upstream.proxy.as_ref().and_then(|proxy| proxy.credentials.as_ref());
+        for own in config.seal_key.iter().chain(proxy) {
+            if let SourceSpec::Env(variable) = own {
+                hidden.sources.push((variable.clone(), String::new()));
+            }
         }
         hidden
     }

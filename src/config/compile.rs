@@ -14,9 +14,11 @@ use serde::de::IgnoredAny;
 use super::error::{ConfigError, Origin, quoted};
 use super::written::{
     At, PrivateFields, WrittenDenials, WrittenEgress, WrittenFile, WrittenFloor, WrittenListen,
-    WrittenPrivate, WrittenResolver, WrittenSource, WrittenUpstream,
+    WrittenPrivate, WrittenProxy, WrittenResolver, WrittenSource, WrittenUpstream,
 };
-use super::{AuditSink, Config, Denials, Dns, Egress, Listen, Overrides, Resolver, Upstream};
+use super::{
+    AuditSink, Config, Denials, Dns, Egress, Listen, Overrides, Resolver, Upstream, UpstreamProxy,
+};
 use crate::host::{Destination, HostPattern};
 use crate::policy::PrivateAccess;
 use crate::secret::{SandboxId, SourceSpec};
@@ -206,7 +208,35 @@ impl Compiler<'_> {
             roots: roots.iter().filter_map(|at| self.path("upstream.roots", at)).collect(),
             connect_to,
             resolver: written.resolver.as_ref().map_or(Resolver::System, |at| self.resolver(at)),
+            proxy: written.proxy.as_ref().and_then(|proxy| self.proxy(proxy)),
         }
+    }
+
+    fn proxy(&mut self, written: &WrittenProxy) -> Option<UpstreamProxy> {
+        let credentials = written.credentials.as_ref();
+        let credentials = credentials.and_then(|at| self.source("upstream.proxy.credentials", at));
+        let direct = written.no_proxy.as_deref().unwrap_or_default();
+        let direct =
+            direct.iter().filter_map(|at| self.read_at("upstream.proxy.noProxy", at)).collect();
+        let url = written.url.value();
+        let authority =
+            url.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+        let hint = match authority.map(Destination::parse_connect) {
+            Some(Ok(address)) => return Some(UpstreamProxy { address, credentials, direct }),
+            // The text is not shown: it may hold a password.
+            Some(Err(_)) if url.contains('@') => {
+                "name its credentials in `credentials`, never here"
+            }
+            None if url.starts_with("https:") => {
+                "this version speaks plain HTTP to a proxy: write `http://`"
+            }
+            Some(Err(_)) | None => {
+                "write the scheme, the host and the port: `http://proxy.corp.example:3128`"
+            }
+        };
+        let message = "upstream.proxy.url: this is not the address of a proxy";
+        self.errors.push(ConfigError::new(self.file.origin(&written.url), message).hint(hint));
+        None
     }
 
     fn destination(&mut self, at: &At<String>) -> Option<Destination> {

@@ -95,6 +95,19 @@ pub struct Upstream {
     pub connect_to: BTreeMap<Destination, SocketAddr>,
     /// Who resolves names.
     pub resolver: Resolver,
+    /// The corporate proxy through which upstreams are reached.
+    pub proxy: Option<UpstreamProxy>,
+}
+
+/// A corporate proxy.
+#[derive(Clone, Debug)]
+pub struct UpstreamProxy {
+    /// Where it listens.
+    pub address: Destination,
+    /// Where its `user:password` comes from.
+    pub credentials: Option<SourceSpec>,
+    /// The hosts that are reached without it.
+    pub direct: Vec<HostPattern>,
 }
 
 /// Who resolves names.

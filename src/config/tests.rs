@@ -47,6 +47,10 @@ upstream:
   connectTo:
     "API.example.com:443": 127.0.0.1:8443
   resolver: [192.0.2.53:53]
+  proxy:
+    url: http://proxy.corp.example:3128
+    credentials: { env: PROXY_CREDENTIALS }
+    noProxy: ["*.corp.example"]
 api:
   keys:
     - env: TOLLGATE_API_KEY
@@ -81,6 +85,10 @@ fn a_full_file_means_what_it_says() {
     let api = Destination::parse_connect("api.example.com:443").unwrap();
     assert_eq!(config.upstream.connect_to[&api].port(), 8443);
     assert_eq!(config.upstream.resolver, Resolver::Servers(vec!["192.0.2.53:53".parse().unwrap()]));
+    let proxy = config.upstream.proxy.unwrap();
+    assert_eq!(proxy.address.to_string(), "proxy.corp.example:3128");
+    assert_eq!(proxy.credentials, Some(SourceSpec::Env("PROXY_CREDENTIALS".to_owned())));
+    assert_eq!(proxy.direct.len(), 1);
     assert_eq!(config.api_keys.len(), 2);
     assert_eq!(config.audit, AuditSink::File(under("audit.jsonl")));
     assert_eq!(config.denials, Denials::Inside);
@@ -219,6 +227,11 @@ fn mistakes_are_refused_with_place_and_hint() {
         ("upstream: { resolver: quad9 }", "1:23", "write `system`"),
         ("upstream: { resolver: [] }", "1:23", "write `system`"),
         ("upstream: { roots: [''] }", "1:21", "no path"),
+        ("upstream: { proxy: { url: 'proxy.example:1' } }", "1:27", "write the scheme"),
+        ("upstream: { proxy: { url: 'http://proxy.example' } }", "1:27", "and the port"),
+        ("upstream: { proxy: { url: 'http://u:p@proxy.example:1' } }", "1:27", "in `credentials`"),
+        ("upstream: { proxy: { url: 'https://proxy.example:1' } }", "1:27", "plain HTTP"),
+        ("upstream: { proxy: {} }", "1:20", "url"),
         ("audit: { file: '' }", "1:16", "no path"),
         ("audit: &a { file: x }\nca: *a", "2:5", ""),
         ("x: &x {}\n<<: *x", "1:1", ""),
@@ -247,6 +260,7 @@ fn a_key_that_is_written_down_is_not_repeated() {
         "seal: { key: sk-live-1234567890 }",
         "api: { keys: [{ env: sk-live-1234567890, file: x }] }",
         "api: sk-live-1234567890",
+        "upstream: { proxy: { url: 'http://user:sk-live-1234567890@proxy.example:1' } }",
         "api: { keys: sk-live-1234567890 }",
     ] {
         let found = errors(text);

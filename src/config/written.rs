@@ -134,6 +134,19 @@ pub(super) struct WrittenUpstream {
     pub(super) connect_to: Option<Pairs>,
     /// `system`, or the addresses of name servers.
     pub(super) resolver: Option<At<WrittenResolver>>,
+    /// A corporate proxy through which upstreams are reached, by CONNECT.
+    pub(super) proxy: Option<WrittenProxy>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct WrittenProxy {
+    /// Where it listens: `http://proxy.corp.example:3128`.
+    pub(super) url: At<String>,
+    /// Where its `user:password` comes from.
+    pub(super) credentials: Option<At<WrittenSource>>,
+    /// Patterns of hosts that are reached without it.
+    pub(super) no_proxy: Option<Vec<At<String>>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

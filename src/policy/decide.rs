@@ -82,6 +82,63 @@ pub fn decide_address(
     answers.iter().map(|&answer| check_address(permit, answer, own)).collect()
 }
 
+/// Decides a permitted destination whose name somebody else resolves, a corporate proxy: what is seen of its address here is the name alone.
+pub fn decide_unresolved(permit: &RequestPermit, own: &OwnSockets) -> Result<(), Denial> {
+    let destination = &permit.destination;
+    if let Some(ip) = destination.host.ip() {
+        return check_address(permit, SocketAddr::new(ip, destination.port.get()), own).map(drop);
+    }
+    if !is_private_name(&destination.host) {
+        return Ok(());
+    }
+    Err(Denial::new(
+        DenyReason::AddressNotAllowed,
+        format!(
+            "{destination} is a name of private networks, which upstream.proxy would resolve unchecked"
+        ),
+        "an operator would list it in upstream.proxy.noProxy, and its network in egress.allowPrivate; a retry will not help",
+    ))
+}
+
+/// Decides the addresses of the corporate proxy itself. The operator named it, so they may be internal; they are never our own.
+pub fn decide_proxy_address(
+    answers: &[SocketAddr],
+    own: &OwnSockets,
+) -> Result<Vec<CheckedAddr>, Denial> {
+    let check = |&answer: &SocketAddr| {
+        if own.includes(answer) {
+            return Err(Denial::new(
+                DenyReason::AddressNotAllowed,
+                "the upstream proxy is a socket of Tollgate itself",
+                "an operator would correct upstream.proxy.url; a retry will not help",
+            ));
+        }
+        Ok(CheckedAddr::passed(answer))
+    };
+    answers.iter().map(check).collect()
+}
+
+/// Names that only a private network knows: those without a dot, and below the top-level domains of RFC 6761, RFC 6762 (also its appendix
+/// G), RFC 8375 and ICANN's `internal`.
+fn is_private_name(host: &Host) -> bool {
+    const PRIVATE: [&str; 10] = [
+        "localhost",
+        "local",
+        "internal",
+        "intranet",
+        "private",
+        "corp",
+        "home",
+        "lan",
+        "arpa",
+        "localdomain",
+    ];
+    match host.as_str().rsplit_once('.') {
+        Some((_, top)) => PRIVATE.contains(&top),
+        None => true,
+    }
+}
+
 /// The addresses on which this Tollgate listens: never dialled, whatever the policy says.
 #[derive(Clone, Debug, Default)]
 pub struct OwnSockets {

@@ -23,7 +23,10 @@ mod verdict;
 mod yaml;
 
 pub use compile::{Loaded, PolicySet, SandboxEntry};
-pub use decide::{OwnSockets, decide_address, decide_connect, decide_name, decide_request};
+pub use decide::{
+    OwnSockets, decide_address, decide_connect, decide_name, decide_proxy_address, decide_request,
+    decide_unresolved,
+};
 pub use diagnostic::{Diagnostic, Related, Severity};
 pub use effective::{
     AllowRule, Allowlist, BoundSecret, EffectivePolicy, Misdirected, OperatorRules, PolicyDigest,

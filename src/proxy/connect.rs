@@ -12,10 +12,14 @@ use hickory_resolver::config::{
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use tokio::net::TcpStream;
 
+use super::chain::{self, UpstreamProxy};
 use crate::config::Resolver;
 use crate::host::Destination;
 use crate::host::address::CheckedAddr;
-use crate::policy::{Denial, DenyReason, OwnSockets, RequestPermit, decide_address};
+use crate::policy::{
+    Denial, DenyReason, OwnSockets, RequestPermit, decide_address, decide_proxy_address,
+    decide_unresolved,
+};
 
 /// Dials upstreams.
 #[derive(Debug)]
@@ -24,6 +28,7 @@ pub struct Connector {
     connect_to: BTreeMap<Destination, SocketAddr>,
     own: OwnSockets,
     timeout: Duration,
+    proxy: Option<UpstreamProxy>,
 }
 
 impl Connector {
@@ -35,21 +40,64 @@ impl Connector {
         timeout: Duration,
     ) -> Result<Self, ResolverError> {
         let resolver = build_resolver(choice).map_err(|error| ResolverError(error.to_string()))?;
-        Ok(Self { resolver, connect_to, own, timeout })
+        Ok(Self { resolver, connect_to, own, timeout, proxy: None })
+    }
+
+    /// The same behind a corporate proxy, but for what `connect_to` names.
+    #[must_use]
+    pub fn behind(self, proxy: Option<UpstreamProxy>) -> Self {
+        Self { proxy, ..self }
     }
 
     /// Opens a TCP connection to the destination of the permit, to no other, and to none of its addresses that was not checked.
     pub(super) async fn dial(&self, permit: &RequestPermit) -> Result<TcpStream, Denial> {
         let destination = permit.destination();
+        let proxy = self.proxy.as_ref().filter(|proxy| {
+            proxy.carries(destination) && !self.connect_to.contains_key(destination)
+        });
         let dialled = async {
-            let answers = self.resolve(destination).await?;
-            let checked = decide_address(permit, &answers, &self.own)?;
-            let tcp = self.race(destination, &checked).await?;
-            self.refuse_own(destination, tcp)
+            match proxy {
+                Some(proxy) => self.dial_through(proxy, permit).await,
+                None => self.dial_directly(permit).await,
+            }
         };
         tokio::time::timeout(self.timeout, dialled)
             .await
             .unwrap_or_else(|_elapsed| Err(timed_out(destination, "connecting")))
+    }
+
+    async fn dial_directly(&self, permit: &RequestPermit) -> Result<TcpStream, Denial> {
+        let destination = permit.destination();
+        let answers = self.resolve(destination).await?;
+        let checked = decide_address(permit, &answers, &self.own)?;
+        let tcp = race(&checked).await.map_err(|why| {
+            Denial::new(
+                DenyReason::UpstreamUnreachable,
+                format!("{destination} cannot be connected to: {why}"),
+                "the policy allows it; check that the upstream is up, then try again",
+            )
+        })?;
+        self.refuse_own(destination, tcp)
+    }
+
+    async fn dial_through(
+        &self,
+        proxy: &UpstreamProxy,
+        permit: &RequestPermit,
+    ) -> Result<TcpStream, Denial> {
+        let destination = permit.destination();
+        decide_unresolved(permit, &self.own)?;
+        let not_there = |why: &str| {
+            tracing::warn!(proxy = %proxy.address(), why, "the upstream proxy cannot be connected to");
+            chain::unreachable(destination, "the upstream proxy cannot be connected to")
+        };
+        let answers = self.resolve(proxy.address()).await;
+        let answers = answers.map_err(|denial| not_there(&denial.detail))?;
+        let checked = decide_proxy_address(&answers, &self.own)?;
+        let tcp = race(&checked).await.map_err(|why| not_there(&why))?;
+        let mut tcp = self.refuse_own(destination, tcp)?;
+        proxy.open(&mut tcp, destination).await?;
+        Ok(tcp)
     }
 
     async fn resolve(&self, destination: &Destination) -> Result<Vec<SocketAddr>, Denial> {
@@ -75,32 +123,6 @@ impl Connector {
                 ))
             }
         }
-    }
-
-    /// Tries the addresses in turn, the next one also while an earlier one is slow (RFC 8305 §5).
-    async fn race(
-        &self,
-        destination: &Destination,
-        addresses: &[CheckedAddr],
-    ) -> Result<TcpStream, Denial> {
-        let mut attempts: FuturesUnordered<_> = addresses
-            .iter()
-            .zip(0_u32..)
-            .map(|(address, nth)| attempt(*address, NEXT_ATTEMPT * nth))
-            .collect();
-        let mut last = None;
-        while let Some(attempt) = attempts.next().await {
-            match attempt {
-                Ok(tcp) => return Ok(tcp),
-                Err(error) => last = Some(error),
-            }
-        }
-        let why = last.map_or_else(|| "no address".to_owned(), |error| error.kind().to_string());
-        Err(Denial::new(
-            DenyReason::UpstreamUnreachable,
-            format!("{destination} cannot be connected to: {why}"),
-            "the policy allows it; check that the upstream is up, then try again",
-        ))
     }
 
     /// A listener on the unspecified address has every address of the machine; dialling one of them starts and ends at the same address.
@@ -131,11 +153,29 @@ const MOST_ANSWERS: usize = 16;
 /// RFC 8305's recommended delay between connection attempts.
 const NEXT_ATTEMPT: Duration = Duration::from_millis(250);
 
-#[expect(clippy::disallowed_methods, reason = "the only dialler: it takes a checked address")]
-async fn attempt(address: CheckedAddr, after: Duration) -> std::io::Result<TcpStream> {
-    if !after.is_zero() {
-        tokio::time::sleep(after).await;
+/// Tries the addresses in turn, the next one as soon as one fails and also while one is slow (RFC 8305 §5); or says why all failed.
+async fn race(addresses: &[CheckedAddr]) -> Result<TcpStream, String> {
+    let mut waiting = addresses.iter();
+    let mut attempts = FuturesUnordered::new();
+    let mut why = "no address".to_owned();
+    loop {
+        match waiting.next() {
+            Some(address) => attempts.push(attempt(*address)),
+            None if attempts.is_empty() => return Err(why),
+            None => {}
+        }
+        tokio::select! {
+            Some(ended) = attempts.next() => match ended {
+                Ok(tcp) => return Ok(tcp),
+                Err(error) => why = error.kind().to_string(),
+            },
+            () = tokio::time::sleep(NEXT_ATTEMPT), if waiting.len() > 0 => {}
+        }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the only dialler: it takes a checked address")]
+async fn attempt(address: CheckedAddr) -> std::io::Result<TcpStream> {
     TcpStream::connect(address.socket_addr()).await
 }
 

@@ -8,7 +8,8 @@
 //! 6. [`http`]: HTTP/1 behind its strict reading ([`h1`]), HTTP/2, limits and time-outs.
 //! 7. `policy::decide_request`: authority, method and path, for every request anew.
 //! 8. [`substitute`]: sealed tokens become values, with that permit only; [`sign`]: signatures made with tokens become real ones.
-//! 9. [`connect`] and [`pool`]: resolve once, check every answer, dial what was checked; or use a connection of the same sandbox again.
+//! 9. [`connect`] and [`pool`]: resolve once, check every answer, dial what was checked, through a corporate proxy ([`chain`])
+//!    if there is one; or use a connection of the same sandbox again.
 //! 10. [`forward`] (and [`websocket`], whose [`frames`] steps 8 and 11 read): send, stream both ways, trailers.
 //! 11. [`scrub`]: values in the answer become sealed tokens.
 //! 12. [`record`]: the audit event, whatever happened.
@@ -16,6 +17,7 @@
 //! Any step may end in [`deny`].
 
 mod accept;
+mod chain;
 mod connect;
 mod deny;
 mod destination;
@@ -51,6 +53,7 @@ use crate::policy::{Denial, decide_connect, decide_request};
 use crate::session::Recognised;
 
 pub use accept::{Client, Listening};
+pub use chain::{UpstreamProxy, is_user_and_password};
 pub use connect::{Connector, ResolverError};
 pub use forward::{AnswerBody, BodyCut};
 pub use identify::proxy_credentials;

@@ -73,6 +73,23 @@ async fn a_name_is_resolved_once_and_the_checked_address_is_dialled() {
     tollgate.finish().await;
 }
 
+/// RFC 8305's delay is for an address that is slow, not for one that has failed.
+#[tokio::test]
+async fn addresses_that_refuse_cost_no_waiting() {
+    let upstream = Upstream::https("named.example.com").await;
+    let tollgate = Tollgate::with(&policy("\"named.example.com:*\""), &[]).await;
+    let refusing = (2..16).map(|last| format!("127.83.0.{last}"));
+    let addresses: Vec<_> = refusing.chain(["127.0.0.1".to_owned()]).collect();
+    let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+    tollgate.dns().set("named.example.com", &addresses);
+    upstream.tollgate_started(&tollgate.folder().join("authority"));
+    let url = format!("https://named.example.com:{}/", upstream.address().port());
+    let began = tokio::time::Instant::now();
+    assert_eq!(tollgate.sandbox("sb-test").get(&url).await.status, 200);
+    assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
+    tollgate.finish().await;
+}
+
 #[tokio::test]
 async fn nothing_is_resolved_for_a_name_that_is_not_listed() {
     let tollgate = Tollgate::with(&policy("api.example.com"), &[]).await;

@@ -29,6 +29,8 @@ mod audit;
 mod aws_clients;
 /// Request bodies with a content coding, and what follows a body.
 mod bodies;
+/// Behind a corporate proxy.
+mod chain;
 /// Clients that people use, unchanged.
 mod clients;
 /// A denial tells one story at every layer.

@@ -28,6 +28,15 @@ pub use self::{
     response::{ExpectedResponse, ResponseExpectations, ResponseGuard, ResponseWalk},
 };
 
+/// Status and length of a response head that stands at the beginning, once it is whole; `None` until then.
+pub(super) fn status_of_head(
+    bytes: &[u8],
+    limits: &HeadLimits,
+) -> Result<Option<(u16, usize)>, ResponseRefusal> {
+    let accepted = response_head::ResponseHead::default().walk(bytes, limits)?;
+    Ok(accepted.map(|head| (head.status, head.head_len)))
+}
+
 /// How large a head may be. A head of exactly this size passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadLimits {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
 
-use crate::audit::{Audit, Event, Kind, Observe};
-use crate::config::{AuditSink, Config};
+use crate::audit::{Audit, Event, Observe};
+use crate::config::{AuditSink, Config, Listen, Listener};
 use crate::control::api::{self, ApiKeys};
 use crate::control::{Bound, health};
 use crate::dns::{Responder, TcpSocket, UdpSocket, Whose};
@@ -23,7 +23,8 @@ use crate::proxy::tls::roots::PlatformRoots;
 use crate::proxy::tls::seal_key::{self, SealKeyError};
 use crate::proxy::tls::upstream::{UpstreamTls, UpstreamTlsError};
 use crate::proxy::{
-    Connector, Listening, Proxy, ResolverError, TokenPost, UpstreamProxy, is_user_and_password,
+    Connector, Entrance, Kind, Listening, Proxy, ResolverError, TokenPost, UpstreamProxy,
+    is_user_and_password,
 };
 use crate::secret::{SandboxId, SealKey, SecretName, SourceSpec};
 use crate::session::{Bounds, Registry, RegistryError, Session};
@@ -39,6 +40,7 @@ pub struct Server {
     health: Arc<Health>,
     explicit: Vec<SocketAddr>,
     dns: Vec<SocketAddr>,
+    transparent: Vec<SocketAddr>,
     api: Option<SocketAddr>,
     metrics: Option<SocketAddr>,
     trigger: Trigger,
@@ -71,6 +73,7 @@ impl Server {
             connections: config.limits.connections_per_sandbox as usize,
             exposed_hits: config.limits.exposed_hits as usize,
             dns_questions: config.limits.dns_questions,
+            told_refusals: config.limits.told_refusals,
         }));
         let policies = Policies::new(
             config.policies.clone(),
@@ -85,11 +88,17 @@ impl Server {
             tracing::warn!("{warning}");
         }
         let keys = api_keys(config, &tasks).await?;
-        let listening = bind_all(&config.listen.explicit).await?;
-        let explicit: Vec<_> = listening.iter().map(Listening::address).collect();
+        let listening = bind_all(&config.listen, &registry).await?;
+        let of_kind = |explicit: bool| {
+            let listening = listening.iter();
+            let listening = listening.filter(|one| (one.kind() == Kind::Explicit) == explicit);
+            listening.map(Listening::address).collect::<Vec<_>>()
+        };
+        let (explicit, transparent) = (of_kind(true), of_kind(false));
         let operators = Operators::bind(config).await?;
         let dns = NameSockets::bind(&config.listen.dns).await?;
-        let own = OwnSockets { listening: operators.and(explicit.iter().chain(&dns.addresses)) };
+        let listens = explicit.iter().chain(&transparent).chain(&dns.addresses);
+        let own = OwnSockets { listening: operators.and(listens) };
         let connections = Connections::default();
         let questions = Questions::default();
         let audit = open_audit(config)?;
@@ -138,6 +147,7 @@ impl Server {
             health: Arc::default(),
             explicit,
             dns: names,
+            transparent,
             api: operators.api.as_ref().map(Bound::address),
             metrics: operators.metrics.as_ref().map(Bound::address),
             trigger,
@@ -177,6 +187,25 @@ impl Server {
         &self.dns
     }
 
+    /// The transparent listeners, as bound.
+    #[must_use]
+    pub fn transparent(&self) -> &[SocketAddr] {
+        &self.transparent
+    }
+
+    /// Serves one sandbox on a listener that only it can reach, such as one in a network namespace of its own.
+    pub fn serve_handed_over(
+        &self,
+        listener: std::net::TcpListener,
+        kind: Kind,
+        sandbox: &SandboxId,
+    ) -> std::io::Result<()> {
+        let entrance = Entrance { kind, sandbox: Some(sandbox.clone()), exclusive: true };
+        let listening = Listening::handed_over(listener, entrance)?;
+        drop(self.proxy.tasks.spawn(listening.run(self.proxy.clone())));
+        Ok(())
+    }
+
     /// The operator's API, as bound.
     #[must_use]
     pub const fn api(&self) -> Option<SocketAddr> {
@@ -207,7 +236,7 @@ impl Server {
     }
 
     fn record_load(&self, loaded: &Result<Report, LoadError>) {
-        let mut event = Event::new(Kind::Policy);
+        let mut event = Event::new(crate::audit::Kind::Policy);
         match loaded {
             Ok(report) => {
                 event.detail =
@@ -256,8 +285,12 @@ fn own_secret(
 pub async fn offline_session(config: &Config, id: &SandboxId) -> Result<Arc<Session>, StartError> {
     let (_trigger, tasks) = Tasks::new();
     let seal_key = seal_key_of(config, &tasks).await?;
-    let registry =
-        Arc::new(Registry::new(Bounds { connections: 1, exposed_hits: 1, dns_questions: 1 }));
+    let registry = Arc::new(Registry::new(Bounds {
+        connections: 1,
+        exposed_hits: 1,
+        dns_questions: 1,
+        told_refusals: 1,
+    }));
     let paths = config.policies.clone();
     let policies =
         Policies::new(paths, config.operator_rules(), None, seal_key, registry.clone(), tasks);
@@ -280,11 +313,20 @@ fn open_audit(config: &Config) -> Result<Audit, StartError> {
     }
 }
 
-async fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<Listening>, StartError> {
-    let mut listening = Vec::with_capacity(addresses.len());
-    for address in addresses {
-        let bound = Listening::bind(*address).await;
-        listening.push(bound.map_err(|error| StartError::Bind(*address, error))?);
+async fn bind_all(listen: &Listen, registry: &Registry) -> Result<Vec<Listening>, StartError> {
+    let Listen { explicit, transparent, tproxy, .. } = listen;
+    let kinds =
+        [(Kind::Explicit, explicit), (Kind::Redirected, transparent), (Kind::Tproxy, tproxy)];
+    let mut listening = Vec::new();
+    for (kind, listeners) in kinds {
+        for Listener { address, sandbox } in listeners {
+            if let Some(id) = sandbox.as_ref().filter(|id| !registry.contains(id)) {
+                return Err(StartError::ListenerSandbox(*address, id.clone()));
+            }
+            let entrance = Entrance { kind, sandbox: sandbox.clone(), exclusive: false };
+            let bound = Listening::bind(*address, entrance).await;
+            listening.push(bound.map_err(|error| StartError::Bind(*address, error))?);
+        }
     }
     Ok(listening)
 }
@@ -454,6 +496,9 @@ pub enum StartError {
     /// A listener.
     #[error("cannot listen on {0}: {1}")]
     Bind(SocketAddr, std::io::Error),
+    /// The sandbox of a listener is not in the policies.
+    #[error("the listener {0} is for the sandbox `{1}`, which no policy defines")]
+    ListenerSandbox(SocketAddr, SandboxId),
     /// A file.
     #[error("{0}: {1}")]
     File(String, std::io::Error),

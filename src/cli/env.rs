@@ -37,7 +37,9 @@ impl EnvArgs {
         let config = self.config.load().map_err(|errors| serve::failure(&errors))?;
         let id = config.sandbox.clone().ok_or("name the sandbox with --sandbox")?;
         let session = super::runtime()?.block_on(offline_session(&config, &id))?;
-        let mut places = server::places(&config, &config.listen.explicit);
+        let explicit: Vec<_> =
+            config.listen.explicit.iter().map(|listener| listener.address).collect();
+        let mut places = server::places(&config, &explicit);
         if self.no_credentials {
             places.credentials = Credentials::Never;
         }

@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 
 use super::{Failure, Terminal, serve};
 use crate::audit::Denials;
-use crate::config::{AuditSink, Config, ConfigArgs};
+use crate::config::{AuditSink, Config, ConfigArgs, Listen};
 use crate::environment::Environment;
 use crate::policy::{PolicySet, Severity};
 use crate::secret::{SandboxId, SourceSpec};
@@ -80,10 +80,7 @@ fn sandbox(config: &Config, set: &PolicySet) -> Result<SandboxId, Failure> {
 /// One listener on a free port of loopback, and nothing for operators.
 fn into_sidecar(config: &mut Config, id: &SandboxId) {
     config.sandbox = Some(id.clone());
-    config.listen.explicit = vec![([127, 0, 0, 1], 0).into()];
-    config.listen.dns.clear();
-    config.listen.api = None;
-    config.listen.metrics = None;
+    config.listen = Listen::on_loopback();
     config.api_keys.clear();
     // The command has ended by then: there is nobody left to drain for.
     config.limits.drain_timeout = config.limits.drain_timeout.min(Duration::from_secs(2));

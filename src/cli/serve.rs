@@ -46,6 +46,9 @@ async fn serve(config: &Config, terminal: &mut Terminal) -> Result<ExitCode, Fai
     for address in server.explicit() {
         terminal.note(format_args!("tollgate: proxy on {address}"));
     }
+    for address in server.transparent() {
+        terminal.note(format_args!("tollgate: transparent proxy on {address}"));
+    }
     for address in server.dns() {
         terminal.note(format_args!("tollgate: DNS on {address}"));
     }

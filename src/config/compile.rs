@@ -13,11 +13,13 @@ use serde::de::IgnoredAny;
 
 use super::error::{ConfigError, Origin, quoted};
 use super::written::{
-    At, PrivateFields, WrittenDenials, WrittenEgress, WrittenFile, WrittenFloor, WrittenListen,
-    WrittenPrivate, WrittenProxy, WrittenResolver, WrittenSource, WrittenUpstream,
+    At, ListenerFields, PrivateFields, WrittenDenials, WrittenEgress, WrittenFile, WrittenFloor,
+    WrittenListen, WrittenListener, WrittenPrivate, WrittenProxy, WrittenResolver, WrittenSource,
+    WrittenUpstream,
 };
 use super::{
-    AuditSink, Config, Denials, Dns, Egress, Listen, Overrides, Resolver, Upstream, UpstreamProxy,
+    AuditSink, Config, Denials, Dns, Egress, Listen, Listener, Overrides, Resolver, Upstream,
+    UpstreamProxy,
 };
 use crate::host::{Destination, HostPattern};
 use crate::policy::PrivateAccess;
@@ -270,27 +272,19 @@ impl Compiler<'_> {
     }
 
     fn listen(&mut self, written: &WrittenListen, has_keys: bool, overrides: &Overrides) -> Listen {
-        for (key, at) in
-            [("listen.transparent", &written.transparent), ("listen.tproxy", &written.tproxy)]
-        {
-            self.not_carried(key, at.as_ref(), "use `listen.explicit`");
-        }
         let non_local = written.non_local.unwrap_or(false) || overrides.listen_non_local;
-        let explicit = self.explicit(written, overrides);
+        let transparent = self.listeners("listen.transparent", written.transparent.as_deref());
+        let tproxy = self.listeners("listen.tproxy", written.tproxy.as_deref());
+        let redirected = !(transparent.is_empty() && tproxy.is_empty());
+        let explicit = self.explicit(written, overrides, redirected);
         let dns = self.dns(written, overrides);
-        let explicit_or_dns = explicit
-            .iter()
-            .map(|listener| ("listen.explicit", listener))
-            .chain(dns.iter().map(|listener| ("listen.dns", listener)));
-        for (key, (address, origin)) in explicit_or_dns {
-            if !address.ip().is_loopback() && !non_local {
-                let message = format!("{key}: {address} can be reached from other machines");
-                self.errors.push(
-                    ConfigError::new(origin.clone(), message).hint(
-                        "set `listen.nonLocal: true` if that is wanted, or listen on 127.0.0.1",
-                    ),
-                );
-            }
+        for (key, listeners) in [
+            ("listen.explicit", &explicit),
+            ("listen.transparent", &transparent),
+            ("listen.tproxy", &tproxy),
+            ("listen.dns", &dns),
+        ] {
+            self.check_local(key, listeners, non_local);
         }
         let api =
             self.operators("listen.api", written.api.as_ref(), "--api", overrides.api.as_ref());
@@ -304,34 +298,85 @@ impl Compiler<'_> {
         let metrics = overrides.metrics.as_ref();
         let metrics =
             self.operators("listen.metrics", written.metrics.as_ref(), "--metrics", metrics);
-        self.check_distinct(explicit.iter().chain(&dns).chain(&api).chain(&metrics));
+        let listeners = [&explicit, &transparent, &tproxy, &dns].into_iter().flatten();
+        let addresses: Vec<Written<SocketAddr>> = listeners
+            .map(|(listener, origin)| (listener.address, origin.clone()))
+            .chain(api.clone())
+            .chain(metrics.clone())
+            .collect();
+        self.check_distinct(addresses.iter());
+        let without_origin = |listeners: Vec<Written<Listener>>| {
+            listeners.into_iter().map(|(listener, _)| listener).collect()
+        };
         Listen {
-            explicit: explicit.into_iter().map(|(address, _)| address).collect(),
-            dns: dns.into_iter().map(|(address, _)| address).collect(),
+            explicit: without_origin(explicit),
+            transparent: without_origin(transparent),
+            tproxy: without_origin(tproxy),
+            dns: dns.into_iter().map(|(listener, _)| listener.address).collect(),
             api: api.map(|(address, _)| address),
             metrics: metrics.map(|(address, _)| address),
         }
     }
 
+    /// By default on loopback, unless all connections are redirected anyway.
     fn explicit(
         &mut self,
         written: &WrittenListen,
         overrides: &Overrides,
-    ) -> Vec<Written<SocketAddr>> {
+        redirected: bool,
+    ) -> Vec<Written<Listener>> {
         if !overrides.listen.is_empty() {
-            return self.flag_addresses("--listen", &overrides.listen);
+            return self.flag_listeners("--listen", &overrides.listen);
         }
-        let Some(list) = &written.explicit else {
-            return vec![(EXPLICIT, Origin::Flag("listen.explicit (default)"))];
-        };
-        self.addresses("listen.explicit", list)
+        match &written.explicit {
+            Some(list) => self.listeners("listen.explicit", Some(list)),
+            None if redirected => Vec::new(),
+            None => {
+                vec![(Listener::at(EXPLICIT), Origin::Flag("listen.explicit (default)"))]
+            }
+        }
     }
 
-    fn dns(&mut self, written: &WrittenListen, overrides: &Overrides) -> Vec<Written<SocketAddr>> {
+    fn listeners(
+        &mut self,
+        key: &'static str,
+        written: Option<&[At<WrittenListener>]>,
+    ) -> Vec<Written<Listener>> {
+        written.into_iter().flatten().filter_map(|at| self.listener(key, at)).collect()
+    }
+
+    fn listener(
+        &mut self,
+        key: &'static str,
+        at: &At<WrittenListener>,
+    ) -> Option<Written<Listener>> {
+        let origin = self.file.origin(at);
+        let listener = match at.value() {
+            WrittenListener::Address(text) => {
+                Listener::at(self.address(origin.clone(), key, text)?)
+            }
+            WrittenListener::Entry(ListenerFields { address, sandbox }) => {
+                let address = self.address(self.file.origin(address), key, address.value());
+                let sandbox = sandbox.as_ref().map(|id| self.read_at::<SandboxId>(key, id));
+                Listener {
+                    address: address?,
+                    sandbox: sandbox.map_or(Some(None), |id| id.map(Some))?,
+                }
+            }
+        };
+        Some((listener, origin))
+    }
+
+    fn dns(&mut self, written: &WrittenListen, overrides: &Overrides) -> Vec<Written<Listener>> {
         if !overrides.dns.is_empty() {
-            return self.flag_addresses("--dns", &overrides.dns);
+            return self.flag_listeners("--dns", &overrides.dns);
         }
-        self.addresses("listen.dns", written.dns.as_deref().unwrap_or_default())
+        let written = written.dns.iter().flatten();
+        let read = |at: &At<String>| {
+            let origin = self.file.origin(at);
+            Some((Listener::at(self.address(origin.clone(), "listen.dns", at.value())?), origin))
+        };
+        written.filter_map(read).collect()
     }
 
     /// Without a sink of its own, a listener answers with its address; the unspecified one leads nowhere.
@@ -346,20 +391,22 @@ impl Compiler<'_> {
         }
     }
 
-    fn flag_addresses(&mut self, flag: &'static str, texts: &[String]) -> Vec<Written<SocketAddr>> {
+    fn flag_listeners(&mut self, flag: &'static str, texts: &[String]) -> Vec<Written<Listener>> {
         let origin = Origin::Flag(flag);
-        let read =
-            |text: &String| Some((self.address(origin.clone(), flag, text)?, origin.clone()));
+        let read = |text: &String| {
+            let address = self.address(origin.clone(), flag, text)?;
+            Some((Listener::at(address), origin.clone()))
+        };
         texts.iter().filter_map(read).collect()
     }
 
-    fn addresses(&mut self, key: &str, list: &[At<String>]) -> Vec<Written<SocketAddr>> {
-        let origin = |at| self.file.origin(at);
-        let texts: Vec<_> = list.iter().map(|at| (origin(at), at.value())).collect();
-        texts
-            .into_iter()
-            .filter_map(|(origin, text)| Some((self.address(origin.clone(), key, text)?, origin)))
-            .collect()
+    fn check_local(&mut self, key: &'static str, listeners: &[Written<Listener>], non_local: bool) {
+        let outside = listeners.iter().filter(|(listener, _)| !listener.address.ip().is_loopback());
+        for (Listener { address, .. }, origin) in outside.filter(|_| !non_local) {
+            let message = format!("{key}: {address} can be reached from other machines");
+            let hint = "set `listen.nonLocal: true` if that is wanted, or listen on 127.0.0.1";
+            self.errors.push(ConfigError::new(origin.clone(), message).hint(hint));
+        }
     }
 
     /// A listener for the operator alone: never beyond loopback.

@@ -67,6 +67,8 @@ limits! {
     connections, "connections": u32 = 16_384, 1 => 1_000_000;
     /// Client connections at once, of one sandbox.
     connections_per_sandbox, "connectionsPerSandbox": u32 = 1_024, 1 => 1_000_000;
+    /// Refusals within a minute that one sandbox reads inside TLS on a transparent listener, each with a leaf of its own; beyond it there is an alert.
+    told_refusals, "toldRefusals": u32 = 60, 1 => 1_000_000;
     /// HTTP/2 streams at once on one client connection.
     streams_per_connection, "streamsPerConnection": u32 = 100, 1 => 10_000;
     /// From a client's first byte of TLS to the end of its handshake.

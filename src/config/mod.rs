@@ -63,16 +63,46 @@ pub struct Config {
 }
 
 /// Where Tollgate listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listen {
     /// CONNECT and absolute-form.
-    pub explicit: Vec<SocketAddr>,
+    pub explicit: Vec<Listener>,
+    /// What nftables redirects.
+    pub transparent: Vec<Listener>,
+    /// What nftables hands over with `tproxy`.
+    pub tproxy: Vec<Listener>,
     /// The DNS responder, UDP and TCP on each.
     pub dns: Vec<SocketAddr>,
     /// The operator's API, on loopback; none without a key.
     pub api: Option<SocketAddr>,
     /// `/metrics`, `/healthz` and `/readyz`, on loopback.
     pub metrics: Option<SocketAddr>,
+}
+
+impl Listen {
+    /// One explicit listener on a free port of loopback, and nothing for operators.
+    #[must_use]
+    pub fn on_loopback() -> Self {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self { explicit: vec![Listener::at(address)], ..Self::default() }
+    }
+}
+
+/// One listener for sandboxes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Where.
+    pub address: SocketAddr,
+    /// The sandbox to which all that comes in belongs, if it is one alone.
+    pub sandbox: Option<SandboxId>,
+}
+
+impl Listener {
+    /// For whoever comes.
+    #[must_use]
+    pub const fn at(address: SocketAddr) -> Self {
+        Self { address, sandbox: None }
+    }
 }
 
 /// What the operator allows and denies to every sandbox.

@@ -68,18 +68,18 @@ pub(super) struct Written {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct WrittenListen {
-    /// Addresses of the explicit proxy (CONNECT and absolute-form); by default 127.0.0.1:3128.
-    pub(super) explicit: Option<Vec<At<String>>>,
+    /// Addresses of the explicit proxy (CONNECT and absolute-form); by default 127.0.0.1:3128, or none beside a transparent listener.
+    pub(super) explicit: Option<Vec<At<WrittenListener>>>,
+    /// Addresses to which nftables redirects connections (`redirect`).
+    pub(super) transparent: Option<Vec<At<WrittenListener>>>,
+    /// Addresses to which nftables hands connections over (`tproxy`).
+    pub(super) tproxy: Option<Vec<At<WrittenListener>>>,
     /// The address of the operator's API, on loopback; by default 127.0.0.1:3130 if `api.keys` has a key, otherwise none.
     pub(super) api: Option<At<String>>,
     /// The address of /metrics, /healthz and /readyz, on loopback; by default none.
     pub(super) metrics: Option<At<String>>,
-    /// Whether the explicit proxy and the DNS responder may listen on other addresses than loopback.
+    /// Whether sandboxes may be listened to on other addresses than loopback.
     pub(super) non_local: Option<bool>,
-    #[schemars(skip)]
-    pub(super) transparent: Option<At<IgnoredAny>>,
-    #[schemars(skip)]
-    pub(super) tproxy: Option<At<IgnoredAny>>,
     /// Addresses of the DNS responder, UDP and TCP on each; by default none.
     pub(super) dns: Option<Vec<At<String>>>,
 }
@@ -208,6 +208,23 @@ pub(super) struct SourceFields {
     pub(super) command: Option<Vec<At<String>>>,
 }
 
+/// One listener for sandboxes.
+#[derive(Debug)]
+pub(super) enum WrittenListener {
+    Address(String),
+    Entry(ListenerFields),
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(rename = "Listener")]
+pub(super) struct ListenerFields {
+    /// The address, such as `10.0.0.1:3129`.
+    pub(super) address: At<String>,
+    /// The sandbox to which all that comes in belongs.
+    pub(super) sandbox: Option<At<String>>,
+}
+
 /// One entry of `egress.allowPrivate`.
 #[derive(Debug)]
 pub(super) enum WrittenPrivate {
@@ -289,6 +306,24 @@ written_as!(
         }
     },
     |generator| generator.subschema_for::<SourceFields>()
+);
+
+written_as!(
+    WrittenListener,
+    "an address with a port such as `127.0.0.1:3128`, or `{ address, sandbox }`",
+    {
+        fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(WrittenListener::Address(text.to_owned()))
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            ListenerFields::deserialize(MapAccessDeserializer::new(map)).map(WrittenListener::Entry)
+        }
+    },
+    |generator| {
+        let fields = generator.subschema_for::<ListenerFields>();
+        json_schema!({ "anyOf": [{ "type": "string" }, fields] })
+    }
 );
 
 written_as!(

@@ -199,6 +199,7 @@ sandboxes:
             connections: 8,
             exposed_hits: 8,
             dns_questions: 8,
+            told_refusals: 8,
         }));
         let policies = Policies::new(
             vec![file],

@@ -179,7 +179,7 @@ impl Responder {
         match &self.whose {
             Whose::Sandbox(sandbox) => Ok(sandbox.clone()),
             Whose::Sender => {
-                let caller = Caller { source, credentials: None };
+                let caller = Caller { source: Some(source), listener: None, credentials: None };
                 self.proxy.registry.recognise(caller).map(|recognised| recognised.sandbox)
             }
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::diagnostic::{At, Diagnostic, Findings, Source};
+use super::diagnostic::{At, Diagnostic, Findings, Place, Source};
 use super::effective::{
     AllowRule, BoundSecret, EffectivePolicy, Misdirected, OperatorRules, RuleName,
 };
@@ -159,7 +159,7 @@ fn unique<T, N: Ord + Clone + fmt::Display>(
     what: &str,
     out: &mut Findings,
 ) -> Vec<T> {
-    let mut seen: BTreeMap<N, super::diagnostic::Place> = BTreeMap::new();
+    let mut seen: BTreeMap<N, Place> = BTreeMap::new();
     let mut kept = Vec::new();
     for item in written {
         let At { value, place } = name(&item).clone();
@@ -205,32 +205,22 @@ fn check_layers(stores: &[WrittenStore], sandboxes: &[WrittenSandbox], out: &mut
     }
 }
 
-/// An address must lead to one sandbox. Networks are nested or apart, so that sorted order brings every overlap next to its outer network.
+/// An address must lead to one sandbox. Of nested networks the narrower one decides; one network of two sandboxes would leave it to chance.
 fn check_sources(sandboxes: &[WrittenSandbox], out: &mut Findings) {
-    let mut all: Vec<_> = sandboxes
-        .iter()
-        .flat_map(|sandbox| sandbox.sources.iter().map(move |source| (source, &sandbox.id)))
-        .collect();
-    all.sort_by_key(|(source, _)| source.value);
-    let mut around: Vec<(&At<IpNet>, &At<SandboxId>)> = Vec::new();
-    for (source, id) in all {
-        while around.last().is_some_and(|(outer, _)| !outer.value.contains(&source.value)) {
-            around.pop();
+    let mut owners: BTreeMap<IpNet, (&Place, &SandboxId)> = BTreeMap::new();
+    for sandbox in sandboxes {
+        for source in &sandbox.sources {
+            let owner = (&source.place, &sandbox.id.value);
+            let (other_place, other) = *owners.entry(source.value).or_insert(owner);
+            if *other != sandbox.id.value {
+                let message = format!("{} belongs to the sandbox `{other}` too", source.value);
+                out.push(
+                    Diagnostic::error("same-source", &source.place, message)
+                        .related(other_place, "the other one")
+                        .hint("give each sandbox addresses of its own; one client must not pass for another"),
+                );
+            }
         }
-        if let Some((outer, other)) = around.iter().find(|(_, other)| other.value != id.value) {
-            out.push(
-                Diagnostic::error(
-                    "same-source",
-                    &source.place,
-                    format!("{} belongs to the sandbox `{}` too", source.value, other.value),
-                )
-                .related(&outer.place, "the other one")
-                .hint(
-                    "give each sandbox addresses of its own; one client must not pass for another",
-                ),
-            );
-        }
-        around.push((source, id));
     }
 }
 

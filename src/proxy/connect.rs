@@ -49,6 +49,15 @@ impl Connector {
         Self { proxy, ..self }
     }
 
+    /// Whether somebody who goes there comes to a socket of Tollgate.
+    pub(super) fn is_own(&self, address: SocketAddr) -> bool {
+        self.own.listening.iter().any(|own| {
+            let ip = own.ip().to_canonical();
+            own.port() == address.port()
+                && (ip == address.ip() || ip.is_unspecified() && is_local(address.ip()))
+        })
+    }
+
     /// Opens a TCP connection to the destination of the permit, to no other, and to none of its addresses that was not checked.
     pub(super) async fn dial(&self, permit: &RequestPermit) -> Result<TcpStream, Denial> {
         let destination = permit.destination();
@@ -177,6 +186,11 @@ async fn race(addresses: &[CheckedAddr]) -> Result<TcpStream, String> {
 #[expect(clippy::disallowed_methods, reason = "the only dialler: it takes a checked address")]
 async fn attempt(address: CheckedAddr) -> std::io::Result<TcpStream> {
     TcpStream::connect(address.socket_addr()).await
+}
+
+/// Whether an address is one of this machine: only to such a one can a socket be bound.
+fn is_local(ip: std::net::IpAddr) -> bool {
+    std::net::UdpSocket::bind((ip, 0)).is_ok()
 }
 
 /// The denial for an upstream that took too long.

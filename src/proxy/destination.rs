@@ -6,7 +6,7 @@ use tokio::io::AsyncReadExt as _;
 
 use super::accept::Wire;
 use super::http::Rewound;
-use super::{Tunnel, Via};
+use super::{Client, Tunnel, Via};
 use crate::host::{Authority, AuthorityError, Destination, Host, Scheme};
 use crate::policy::{Denial, DenyReason};
 
@@ -15,6 +15,8 @@ use crate::policy::{Denial, DenyReason};
 pub(super) enum Origin {
     /// Each by its own absolute `http://` target.
     Explicit,
+    /// Each by its own Host, at the port of the original destination, whose address is the host where there is no Host.
+    Transparent(Destination),
     /// All to the one destination of the CONNECT.
     Tunnel {
         /// Host and port of the CONNECT.
@@ -83,6 +85,22 @@ pub(super) fn of_request(via: &Via, request: &Request<Incoming>) -> Result<Targe
             )?;
             Ok(Target { destination, scheme: Scheme::Http, path })
         }
+        Origin::Transparent(original) => {
+            let target = match (uri.scheme_str(), uri.authority()) {
+                (None | Some("http"), target) => target.map(http::uri::Authority::as_str),
+                (Some(_), _) => {
+                    return Err(malformed_request("the scheme of the target is not http"));
+                }
+            };
+            let destination = redirected(host_field(request)?.or(target), original)?;
+            if let Some(other) =
+                target.map(|target| redirected(Some(target), original)).transpose()?
+                && other != destination
+            {
+                return Err(mismatch("the target", other, "the Host field", &destination));
+            }
+            Ok(Target { destination, scheme: Scheme::Http, path })
+        }
         Origin::Tunnel { destination, scheme } => {
             if let Some(other) = uri.scheme_str().filter(|other| *other != scheme.as_str()) {
                 let detail = format!("an {other} target inside a connection that carries {scheme}");
@@ -101,6 +119,18 @@ pub(super) fn of_request(via: &Via, request: &Request<Incoming>) -> Result<Targe
             agree(field, destination, *scheme, "the Host field", "the connection")?;
             Ok(Target { destination: destination.clone(), scheme: *scheme, path })
         }
+    }
+}
+
+/// What a redirected request names. A name without a port has the port of the connection, and no other is believed.
+fn redirected(said: Option<&str>, original: &Destination) -> Result<Destination, Denial> {
+    let Some(said) = said else { return Ok(original.clone()) };
+    let Authority { host, port } = parse_authority(said)?;
+    let destination = Destination { host, port: port.unwrap_or(original.port) };
+    if destination.port == original.port {
+        Ok(destination)
+    } else {
+        Err(mismatch("the Host field", destination, "the connection", original))
     }
 }
 
@@ -135,29 +165,28 @@ pub(super) enum First<S> {
     Http(S),
 }
 
-/// Looks at the first byte of a tunnel without taking it.
+/// Looks at the first byte of a tunnel, or of a redirected connection, without taking it.
 pub(super) async fn first_bytes(
     io: Rewound<Wire>,
-    tunnel: &Tunnel,
+    client: &Client,
 ) -> Result<First<Rewound<Wire>>, Denial> {
     let mut io = io;
     let mut first = [0];
-    let read =
-        tokio::time::timeout(tunnel.client.proxy.limits.handshake_timeout, io.read(&mut first))
-            .await;
+    let limit = client.proxy.limits.handshake_timeout;
+    let read = tokio::time::timeout(limit, io.read(&mut first)).await;
     match read {
         Ok(Ok(1)) => {}
         Ok(_) => {
             return Err(Denial::new(
                 DenyReason::ProtocolNotAllowed,
-                "the tunnel was closed before its first byte",
+                "the connection was closed before its first byte",
                 "",
             ));
         }
         Err(_elapsed) => {
             return Err(Denial::new(
                 DenyReason::LimitExceeded,
-                "nothing came through the tunnel in time",
+                "nothing came through the connection in time",
                 "",
             )
             .with_status(408));
@@ -170,7 +199,7 @@ pub(super) async fn first_bytes(
         b'A'..=b'Z' | b'a'..=b'z' => Ok(First::Http(io)),
         _ => Err(Denial::new(
             DenyReason::ProtocolNotAllowed,
-            "neither TLS nor HTTP is spoken inside the tunnel",
+            "neither TLS nor HTTP is spoken inside the connection",
             "only HTTP and HTTPS are carried",
         )),
     }

@@ -51,8 +51,12 @@ impl Sandbox {
         for secret in session.secrets() {
             secret.live.value().await.expect("a value");
         }
-        let registry =
-            Registry::new(Bounds { connections: 10, exposed_hits: 10, dns_questions: 10 });
+        let registry = Registry::new(Bounds {
+            connections: 10,
+            exposed_hits: 10,
+            dns_questions: 10,
+            told_refusals: 10,
+        });
         let spec = SandboxSpec { session, sources: Vec::new() };
         registry.apply(vec![spec], None).expect("a registry");
         let sandbox = registry.get("sb").expect("the sandbox");

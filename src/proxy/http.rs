@@ -122,6 +122,11 @@ pub(super) struct Rewound<S> {
 }
 
 impl<S> Rewound<S> {
+    /// Nothing was read yet.
+    pub(super) const fn new(io: S) -> Self {
+        Self { early: Bytes::new(), io }
+    }
+
     /// Puts bytes back that were just read.
     pub(super) fn put_back(self, bytes: &[u8]) -> Self {
         let mut early = BytesMut::with_capacity(bytes.len() + self.early.len());

@@ -7,23 +7,31 @@ use http::header::PROXY_AUTHORIZATION;
 
 use super::Client;
 use crate::policy::{Denial, DenyReason};
-use crate::session::{Caller, Recognised};
+use crate::session::Recognised;
 
 /// Recognises the sandbox of a request on the explicit listener.
 pub(super) fn recognise(client: &Client, headers: &HeaderMap) -> Result<Recognised, Denial> {
-    let source = client.peer.ip();
+    let registry = &client.proxy.registry;
     let mut fields = headers.get_all(PROXY_AUTHORIZATION).iter();
-    match (fields.next(), fields.next()) {
-        (None, _) => client.proxy.registry.recognise(Caller { source, credentials: None }),
+    let recognised = match (fields.next(), fields.next()) {
+        (None, _) => registry.recognise(client.caller(None)),
         (Some(field), None) => {
             let (user, password) = proxy_credentials(field.as_bytes()).ok_or_else(unreadable)?;
-            client
-                .proxy
-                .registry
-                .recognise(Caller { source, credentials: Some((&user, password.as_bytes())) })
+            registry.recognise(client.caller(Some((&user, password.as_bytes()))))
         }
         (Some(_), Some(_)) => Err(unreadable()),
-    }
+    }?;
+    // Asked after the other, so that no change of owner falls between the two.
+    if client.has_moved() { Err(moved()) } else { Ok(recognised) }
+}
+
+/// The denial for a connection that is older than its address's owner.
+pub(super) fn moved() -> Denial {
+    Denial::new(
+        DenyReason::SandboxUnknown,
+        "the address belongs to another sandbox than when the connection was opened",
+        "open a new connection",
+    )
 }
 
 /// User and password of `Basic base64(user:password)` (RFC 7617), the scheme in any letter case.

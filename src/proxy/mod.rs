@@ -2,7 +2,7 @@
 //!
 //! 1. [`accept`]: a listener takes the connection.
 //! 2. [`identify`]: which sandbox is it?
-//! 3. [`destination`]: CONNECT target, SNI and authority become one destination.
+//! 3. [`destination`]: CONNECT target, SNI and authority become one destination; [`transparent`]: so they do without a CONNECT.
 //! 4. `policy::decide_connect`: may it be opened at all? The answer is a permit.
 //! 5. [`terminate`] (with [`tls`]): a leaf for exactly that name; TLS ends here.
 //! 6. [`http`]: HTTP/1 behind its strict reading ([`h1`]), HTTP/2, limits and time-outs.
@@ -39,8 +39,10 @@ mod substitute;
 mod terminate;
 pub mod tls;
 mod token_post;
+mod transparent;
 mod websocket;
 
+use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ::http::{Method, Request, Response};
@@ -52,7 +54,7 @@ use crate::introspect;
 use crate::policy::{Denial, decide_connect, decide_request};
 use crate::session::Recognised;
 
-pub use accept::{Client, Listening};
+pub use accept::{Client, Entrance, Kind, Listening};
 pub use chain::{UpstreamProxy, is_user_and_password};
 pub use connect::{Connector, ResolverError};
 pub use forward::{AnswerBody, BodyCut};
@@ -69,12 +71,27 @@ use http::After;
 use record::Record;
 use revoke::StillAllowed;
 use seldom::seldom;
+use tls::client_hello::ClientHello;
 
 /// One accepted connection, from its first byte to its last.
 async fn serve_connection(client: Arc<Client>, io: accept::Wire) {
+    match client.entrance.kind {
+        Kind::Explicit => serve_explicit(client, io).await,
+        Kind::Redirected | Kind::Tproxy => {
+            if let Err(refused) = serve_transparent(&client, io).await {
+                refused.record(&client);
+            }
+        }
+    }
+}
+
+/// A connection of a client that knows its proxy.
+async fn serve_explicit(client: Arc<Client>, io: accept::Wire) {
     let outer = Arc::new(Via::outer(client));
     match http::serve_h1(io, &outer).await {
-        Some(After { opened: Opened::Tunnel(tunnel), io }) => serve_tunnel(*tunnel, io).await,
+        Some(After { opened: Opened::Tunnel(tunnel), io }) => {
+            while_allowed(&tunnel, Box::pin(serve_opened(&tunnel, io))).await;
+        }
         Some(After { opened: Opened::WebSocket(upstream), io }) => {
             websocket::relay(io, *upstream).await
         }
@@ -82,31 +99,58 @@ async fn serve_connection(client: Arc<Client>, io: accept::Wire) {
     }
 }
 
-/// What follows an answered CONNECT, for as long as the policies allow it.
-async fn serve_tunnel(tunnel: Tunnel, io: http::Rewound<accept::Wire>) {
+/// A connection that was redirected here: what a CONNECT would say is read off its first bytes.
+async fn serve_transparent(
+    client: &Arc<Client>,
+    io: accept::Wire,
+) -> Result<(), Box<transparent::Refused>> {
+    let arrived = transparent::arrive(client, &io)?;
+    let first = destination::first_bytes(http::Rewound::new(io), client).await;
+    match first.map_err(|denial| arrived.refused(denial))? {
+        destination::First::Tls(io) => {
+            let (tunnel, hello) = transparent::open_tls(arrived, io).await?;
+            while_allowed(&tunnel, Box::pin(serve_tls(&tunnel, hello))).await;
+        }
+        destination::First::Http(io) => serve_inside(io, arrived.into_via()).await,
+    }
+    Ok(())
+}
+
+/// What follows an answered CONNECT, or a redirected ClientHello, for as long as the policies allow it.
+async fn while_allowed(tunnel: &Tunnel, serving: impl Future<Output = Result<(), Denial>>) {
     let registry = &tunnel.client.proxy.registry;
     let mut still_allowed = StillAllowed::tunnel(registry, &tunnel.recognised, &tunnel.destination);
     tokio::select! {
         biased;
-        ended = serve_opened(&tunnel, io) => if let Err(denial) = ended { tunnel.refused(&denial) },
+        ended = serving => tunnel.ended(ended),
         denial = seldom(still_allowed.denied()), if tunnel.refused.is_none() => tunnel.refused(&denial),
     }
 }
 
 /// TLS with a leaf for the tunnel's host, or plain HTTP; nothing else is carried.
 async fn serve_opened(tunnel: &Tunnel, io: http::Rewound<accept::Wire>) -> Result<(), Denial> {
-    match destination::first_bytes(io, tunnel).await? {
+    match destination::first_bytes(io, &tunnel.client).await? {
         destination::First::Tls(io) => {
-            let io = terminate::tls(io, tunnel).await?;
-            if terminate::speaks_h2(&io) {
-                http::serve_h2(io, Arc::new(tunnel.via(Scheme::Https, "h2+tls"))).await;
-            } else {
-                serve_inside(io, tunnel.via(Scheme::Https, "http/1.1+tls")).await;
-            }
+            let hello = terminate::read_hello(io, &tunnel.client).await?;
+            serve_tls(tunnel, terminate::agree(hello, tunnel).await?).await
         }
         destination::First::Http(io) => {
-            serve_inside(io, tunnel.via(Scheme::Http, "http/1.1")).await
+            serve_inside(io, tunnel.via(Scheme::Http, "http/1.1")).await;
+            Ok(())
         }
+    }
+}
+
+/// TLS ends here; inside is HTTP/1 or HTTP/2.
+async fn serve_tls(
+    tunnel: &Tunnel,
+    hello: ClientHello<http::Rewound<accept::Wire>>,
+) -> Result<(), Denial> {
+    let io = terminate::go_on(hello, tunnel).await?;
+    if terminate::speaks_h2(&io) {
+        http::serve_h2(io, Arc::new(tunnel.via(Scheme::Https, "h2+tls"))).await;
+    } else {
+        serve_inside(io, tunnel.via(Scheme::Https, "http/1.1+tls")).await;
     }
     Ok(())
 }
@@ -245,12 +289,14 @@ enum Opened {
     WebSocket(Box<websocket::Upstream>),
 }
 
-/// An answered CONNECT.
+/// An answered CONNECT, or a redirected connection with TLS.
 struct Tunnel {
     client: Arc<Client>,
     recognised: Recognised,
     destination: Destination,
     refused: Option<Denial>,
+    /// How it is called in the audit before its first request.
+    protocol: &'static str,
     /// Counts against the sandbox's connections until the tunnel ends.
     _slot: OwnedSemaphorePermit,
 }
@@ -264,7 +310,19 @@ impl Tunnel {
         refused: Option<Denial>,
     ) -> Result<Self, Denial> {
         let slot = recognised.sandbox.connect()?;
-        Ok(Self { client: via.client.clone(), recognised, destination, refused, _slot: slot })
+        let client = via.client.clone();
+        Ok(Self { client, recognised, destination, refused, protocol: "connect", _slot: slot })
+    }
+
+    /// Records what has no request to be recorded with. A CONNECT was recorded by itself.
+    fn ended(&self, ended: Result<(), Denial>) {
+        let unheard =
+            self.protocol == transparent::PROTOCOL && !self.client.activity.had_requests();
+        match (ended, &self.refused) {
+            (_, Some(refused)) if unheard => self.refused(refused),
+            (Err(denial), _) => self.refused(&denial),
+            (Ok(()), _) => {}
+        }
     }
 
     /// The inside, once it is known what is spoken there.

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::substitute::OpenedAt;
+use super::transparent::{self, Refused};
 use super::{Client, Tunnel, Via};
 use crate::audit::{Digest, Event, Kind, RequestId, bounded};
 use crate::host::Destination;
@@ -278,15 +279,37 @@ fn micros(since: Instant) -> u64 {
 impl Tunnel {
     /// Records that an opened tunnel was refused before its first request.
     pub(super) fn refused(&self, denial: &Denial) {
-        let mut event = Event::new(Kind::Connection);
-        event.client = Some(self.client.name.clone());
-        event.sandbox_id = Some(self.recognised.sandbox.id().clone());
-        event.host = self.destination.host.shared();
-        event.port = Some(self.destination.port.get());
-        event.protocol = "connect";
-        event.deny(denial);
-        event.status = None;
-        tell_safely(&mut event, self.recognised.sandbox.session().ok().as_deref());
-        self.client.proxy.audit.emit(event);
+        let sandbox = Some(&*self.recognised.sandbox);
+        refused(&self.client, sandbox, Some(&self.destination), self.protocol, denial);
     }
+}
+
+impl Refused {
+    /// Records it.
+    pub(super) fn record(&self, client: &Client) {
+        let Self { sandbox, destination, denial } = self;
+        refused(client, sandbox.as_deref(), destination.as_ref(), transparent::PROTOCOL, denial);
+    }
+}
+
+fn refused(
+    client: &Client,
+    sandbox: Option<&Sandbox>,
+    destination: Option<&Destination>,
+    protocol: &'static str,
+    denial: &Denial,
+) {
+    let mut event = Event::new(Kind::Connection);
+    event.client = Some(client.name.clone());
+    event.sandbox_id = sandbox.map(|sandbox| sandbox.id().clone());
+    if let Some(destination) = destination {
+        event.host = destination.host.shared();
+        event.port = Some(destination.port.get());
+    }
+    event.protocol = protocol;
+    event.deny(denial);
+    event.status = None;
+    let session = sandbox.and_then(|sandbox| sandbox.session().ok());
+    tell_safely(&mut event, session.as_deref());
+    client.proxy.audit.emit(event);
 }

@@ -6,19 +6,54 @@ use tokio_rustls::server::TlsStream;
 use super::accept::Wire;
 use super::http::Rewound;
 use super::tls::client_hello::{ClientHello, Sni};
-use super::{Tunnel, destination};
+use super::{Client, Tunnel, destination};
 use crate::policy::{Denial, DenyReason};
 
-/// Reads the ClientHello, compares its name with the tunnel's, and goes on with the handshake; all under one deadline.
-pub(super) async fn tls(
+/// Reads the ClientHello. It and the rest of the handshake have a deadline each.
+pub(super) async fn read_hello(
     io: Rewound<Wire>,
+    client: &Client,
+) -> Result<ClientHello<Rewound<Wire>>, Denial> {
+    let reading = ClientHello::read(io);
+    let limit = client.proxy.limits.handshake_timeout;
+    let read = tokio::time::timeout(limit, reading).await.map_err(|_elapsed| too_slow())?;
+    read.map_err(|error| broken(&error))
+}
+
+/// Compares the hello's name with the tunnel's.
+pub(super) async fn agree(
+    hello: ClientHello<Rewound<Wire>>,
+    tunnel: &Tunnel,
+) -> Result<ClientHello<Rewound<Wire>>, Denial> {
+    let agreed = match hello.sni() {
+        Sni::Name(name) => destination::agree_sni(Some(name), tunnel),
+        Sni::Absent => destination::agree_sni(None, tunnel),
+        Sni::Invalid => Err(invalid_name()),
+    };
+    match agreed {
+        Ok(()) => Ok(hello),
+        Err(denial) => {
+            refuse(hello, AlertDescription::UnrecognisedName).await;
+            Err(denial)
+        }
+    }
+}
+
+/// Goes on with the handshake, with a leaf for the tunnel's host.
+pub(super) async fn go_on(
+    hello: ClientHello<Rewound<Wire>>,
     tunnel: &Tunnel,
 ) -> Result<TlsStream<Rewound<Wire>>, Denial> {
     let limit = tunnel.client.proxy.limits.handshake_timeout;
-    tokio::time::timeout(limit, handshake(io, tunnel)).await.unwrap_or_else(|_elapsed| {
-        let detail = "the TLS handshake took too long";
-        Err(Denial::new(DenyReason::LimitExceeded, detail, "").with_status(408))
-    })
+    let shaken = tokio::time::timeout(limit, handshake(hello, tunnel));
+    shaken.await.unwrap_or_else(|_elapsed| Err(too_slow()))
+}
+
+/// Ends the connection with an alert.
+pub(super) async fn refuse(hello: ClientHello<Rewound<Wire>>, alert: AlertDescription) {
+    if let Err(error) = hello.refuse(alert).await {
+        tracing::debug!(%error, "an alert could not be sent");
+    }
 }
 
 /// Whether the handshake settled on HTTP/2.
@@ -26,19 +61,10 @@ pub(super) fn speaks_h2(io: &TlsStream<Rewound<Wire>>) -> bool {
     io.get_ref().1.alpn_protocol() == Some(b"h2")
 }
 
-async fn handshake(io: Rewound<Wire>, tunnel: &Tunnel) -> Result<TlsStream<Rewound<Wire>>, Denial> {
-    let hello = ClientHello::read(io).await.map_err(|error| broken(&error))?;
-    let agreed = match hello.sni() {
-        Sni::Name(name) => destination::agree_sni(Some(name), tunnel),
-        Sni::Absent => destination::agree_sni(None, tunnel),
-        Sni::Invalid => Err(invalid_name()),
-    };
-    if let Err(denial) = agreed {
-        if let Err(error) = hello.refuse(AlertDescription::UnrecognisedName).await {
-            tracing::debug!(%error, "an alert could not be sent");
-        }
-        return Err(denial);
-    }
+async fn handshake(
+    hello: ClientHello<Rewound<Wire>>,
+    tunnel: &Tunnel,
+) -> Result<TlsStream<Rewound<Wire>>, Denial> {
     let proxy = &tunnel.client.proxy;
     let leaves = if tunnel.refused.is_some() { &proxy.refusal_leaves } else { &proxy.leaves };
     let leaf = leaves.for_sandbox_host(tunnel.recognised.sandbox.id(), &tunnel.destination.host);
@@ -49,9 +75,14 @@ async fn handshake(io: Rewound<Wire>, tunnel: &Tunnel) -> Result<TlsStream<Rewou
     hello.accept(config).await.map_err(|error| broken(&error))
 }
 
-fn invalid_name() -> Denial {
+pub(super) fn invalid_name() -> Denial {
     let detail = "the TLS server name is not a host name";
     Denial::new(DenyReason::HostMismatch, detail, "use a client that sends SNI (RFC 6066)")
+}
+
+fn too_slow() -> Denial {
+    let detail = "the TLS handshake took too long";
+    Denial::new(DenyReason::LimitExceeded, detail, "").with_status(408)
 }
 
 fn broken(error: &std::io::Error) -> Denial {

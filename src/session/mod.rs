@@ -3,6 +3,7 @@
 //! A [`Session`] is one immutable snapshot; a request loads it once and uses nothing else. A reload swaps snapshots, it never edits one.
 
 mod exposure;
+mod pace;
 mod questions;
 mod registry;
 
@@ -22,6 +23,7 @@ use crate::secret::{
 use crate::stores::LiveSecret;
 
 pub use exposure::Exposure;
+pub use pace::Pace;
 pub use questions::Questions;
 pub use registry::{Bounds, Caller, Recognised, Registry, RegistryError, Sandbox, SandboxSpec};
 

@@ -8,7 +8,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::{Exposure, Questions, Session};
+use super::{Exposure, Pace, Questions, Session};
 use crate::policy::{Denial, DenyReason};
 use crate::secret::SandboxId;
 
@@ -29,6 +29,8 @@ pub struct Bounds {
     pub exposed_hits: usize,
     /// DNS questions in a second.
     pub dns_questions: u32,
+    /// Refusals that are told inside TLS, within a minute.
+    pub told_refusals: u32,
 }
 
 /// A sandbox as the registry is told of it.
@@ -48,6 +50,7 @@ pub struct Sandbox {
     connections: Arc<Semaphore>,
     exposure: Exposure,
     questions: Questions,
+    told: Pace,
 }
 
 impl Sandbox {
@@ -81,6 +84,11 @@ impl Sandbox {
         &self.questions
     }
 
+    /// Whether one more refusal may be told inside TLS, for which a leaf is minted.
+    pub fn may_be_told(&self) -> bool {
+        self.told.admits()
+    }
+
     /// Takes one of its connection slots, until the permit is dropped.
     pub fn connect(&self) -> Result<OwnedSemaphorePermit, Denial> {
         self.connections.clone().try_acquire_owned().map_err(|_error| {
@@ -105,8 +113,10 @@ struct Index {
 /// What a connection shows of itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller<'a> {
-    /// The peer's address.
-    pub source: IpAddr,
+    /// The peer's address; none where it says nothing, since nobody but the listener's sandbox can be the peer.
+    pub source: Option<IpAddr>,
+    /// The sandbox of the listener, if it has one of its own.
+    pub listener: Option<&'a SandboxId>,
     /// User and password of `Proxy-Authorization: Basic`.
     pub credentials: Option<(&'a str, &'a [u8])>,
 }
@@ -181,16 +191,11 @@ impl Registry {
         self.index.load().by_id.contains_key(id)
     }
 
-    /// Recognises a caller. Where a sandbox has sources and the caller shows credentials, both must agree.
+    /// Recognises a caller. Of its address, its listener and its credentials, all that are given must name the same sandbox.
     pub fn recognise(&self, caller: Caller<'_>) -> Result<Recognised, Denial> {
         let index = self.index.load();
-        let by_source = index.by_source(caller.source);
         let Some((user, password)) = caller.credentials else {
-            let proven = by_source.is_some();
-            return by_source
-                .or(index.only.as_ref())
-                .map(|sandbox| Recognised { sandbox: sandbox.clone(), proven })
-                .ok_or_else(unknown);
+            return index.place(caller.source, caller.listener)?.ok_or_else(unknown);
         };
         let sandbox =
             user.parse().ok().and_then(|id: SandboxId| index.by_id.get(&id)).ok_or_else(unknown)?;
@@ -199,18 +204,31 @@ impl Registry {
             .load()
             .as_ref()
             .is_some_and(|session| session.proxy_token().matches(password));
-        let has_sources = index.sources.get(&sandbox.id).is_some_and(|sources| !sources.is_empty());
         let agrees = |other: &Arc<Sandbox>| Arc::ptr_eq(other, sandbox);
-        let right_source = match by_source {
-            Some(other) => agrees(other),
-            None => !has_sources,
+        let right_place = match index.place(caller.source, caller.listener)? {
+            Some(known) => agrees(&known.sandbox),
+            None => true,
         };
-        let right_listener = index.only.as_ref().is_none_or(agrees);
-        if right_password && right_source && right_listener {
+        let right_sidecar = index.only.as_ref().is_none_or(agrees);
+        if right_password
+            && right_place
+            && right_sidecar
+            && index.is_at_its_source(sandbox, caller.source)
+        {
             Ok(Recognised { sandbox: sandbox.clone(), proven: true })
         } else {
             Err(unknown())
         }
+    }
+
+    /// Whose an address is at a listener, if it can be told without credentials.
+    #[must_use]
+    pub fn owner(
+        &self,
+        source: Option<IpAddr>,
+        listener: Option<&SandboxId>,
+    ) -> Option<Arc<Sandbox>> {
+        self.index.load().place(source, listener).ok().flatten().map(|known| known.sandbox)
     }
 
     fn register(&self, id: &SandboxId) -> Arc<Sandbox> {
@@ -220,6 +238,7 @@ impl Registry {
             connections: Arc::new(Semaphore::new(self.bounds.connections)),
             exposure: Exposure::new(self.bounds.exposed_hits),
             questions: Questions::new(self.bounds.dns_questions),
+            told: Pace::per_minute(self.bounds.told_refusals),
         })
     }
 }
@@ -234,7 +253,41 @@ impl Index {
         }
         let taken =
             self.by_source.get_mut(at).and_then(|(_, nets)| nets.insert(source, sandbox.clone()));
-        if taken.is_some() { Err(RegistryError::SourceTwice(source)) } else { Ok(()) }
+        match taken {
+            Some(other) if !Arc::ptr_eq(&other, sandbox) => Err(RegistryError::SourceTwice(source)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The sandbox of a place: by address, by listener, or as the only one. Where address and listener name one each, both must agree; the
+    /// only sandbox of a sidecar is whoever is not known otherwise.
+    fn place(
+        &self,
+        source: Option<IpAddr>,
+        listener: Option<&SandboxId>,
+    ) -> Result<Option<Recognised>, Denial> {
+        let by_source = source.and_then(|source| self.by_source(source));
+        let proven = |sandbox: &Arc<Sandbox>| Recognised { sandbox: sandbox.clone(), proven: true };
+        let Some(id) = listener else {
+            let only = || Some(Recognised { sandbox: self.only.clone()?, proven: false });
+            return Ok(by_source.map(proven).or_else(only));
+        };
+        let bound = self.by_id.get(id).ok_or_else(unknown)?;
+        match by_source {
+            Some(other) if Arc::ptr_eq(other, bound) => Ok(Some(proven(bound))),
+            None if self.is_at_its_source(bound, source) => {
+                Ok(Some(Recognised { sandbox: bound.clone(), proven: source.is_none() }))
+            }
+            Some(_) | None => Err(unknown()),
+        }
+    }
+
+    /// Whether a sandbox has no sources, or this is one of them.
+    fn is_at_its_source(&self, sandbox: &Sandbox, source: Option<IpAddr>) -> bool {
+        let Some(source) = source.map(|source| source.to_canonical()) else { return true };
+        self.sources.get(&sandbox.id).is_none_or(|sources| {
+            sources.is_empty() || sources.iter().any(|net| net.contains(&source))
+        })
     }
 
     fn by_source(&self, ip: IpAddr) -> Option<&Arc<Sandbox>> {

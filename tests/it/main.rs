@@ -85,5 +85,7 @@ mod substitution;
 mod timing;
 /// Access tokens that Tollgate fetches, and those that a sandbox asks for.
 mod tokens;
+/// Connections that a firewall redirected.
+mod transparent;
 /// Upstreams are verified, always.
 mod upstream_tls;

@@ -159,7 +159,7 @@ async fn values(
     let folder = Folder::make("selftest")?;
     let fetcher = if fetches_tokens {
         let config = Config {
-            listen: Listen { explicit: Vec::new(), dns: Vec::new(), api: None, metrics: None },
+            listen: Listen::default(),
             audit: AuditSink::Nowhere,
             ca_dir: folder.path().join("authority"),
             seal_key: None,
@@ -202,12 +202,7 @@ fn on_loopback(
     root_pem: &str,
 ) -> Result<Config, Failure> {
     let mut config = config.clone();
-    config.listen = Listen {
-        explicit: vec![([127, 0, 0, 1], 0).into()],
-        dns: Vec::new(),
-        api: None,
-        metrics: None,
-    };
+    config.listen = Listen::on_loopback();
     config.audit = AuditSink::Nowhere;
     config.ca_dir = folder.path().join("authority");
     config.seal_key = None;

@@ -74,8 +74,8 @@ fn each_mistake_is_an_error_at_its_place_with_a_hint() {
             "every client",
         ),
         (
-            "sandboxes:\n  a: { secretStores: [s], sources: [10.0.0.0/24] }\n  b: { secretStores: [s], sources: [10.0.0.9] }\nsecretStores: { s: { egressAllowlist: [a.test] } }\n",
-            "same-source 10.0.0.9",
+            "sandboxes:\n  a: { secretStores: [s], sources: [10.0.0.0/24, 10.0.0.9] }\n  b: { secretStores: [s], sources: [10.0.0.9/32] }\nsecretStores: { s: { egressAllowlist: [a.test] } }\n",
+            "same-source 10.0.0.9/32",
             "its own",
         ),
     ] {

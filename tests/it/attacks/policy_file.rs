@@ -386,7 +386,7 @@ fn POL_023_listeners_reach_beyond_loopback_only_where_that_is_said() {
         assert!(config(refused).is_err(), "{refused}");
     }
     let said = "listen: { nonLocal: true, explicit: ['0.0.0.0:3128'] }";
-    assert_eq!(config(said).unwrap().listen.explicit, ["0.0.0.0:3128".parse().unwrap()]);
+    assert_eq!(config(said).unwrap().listen.explicit[0].address, "0.0.0.0:3128".parse().unwrap());
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod dns;
 mod expand;
 mod h2_frames;
 pub(crate) mod names;
+pub(crate) mod namespace;
 mod program;
 mod recorded;
 mod sandbox;
@@ -32,7 +33,7 @@ pub(crate) use h2_frames::{Received, block, received};
 pub(crate) use program::Program;
 pub(crate) use recorded::Stream;
 pub(crate) use sandbox::{
-    Answer, Connection, Protocol, RequestBody, Sandbox, full, read_answer, streamed,
+    Answer, Connection, Protocol, RequestBody, Sandbox, full, read_all, read_answer, streamed,
 };
 pub(crate) use tollgate::{Tollgate, fresh_value};
 pub(crate) use upstream::{Body, Builder, RequestRecord, Upstream, body, empty, read_request};

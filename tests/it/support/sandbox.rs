@@ -112,10 +112,11 @@ impl Sandbox {
         let token = |secret: &tollgate::session::SealedSecret| {
             (secret.bound.name.to_string(), secret.token.as_str().to_owned())
         };
-        let sidecar = server
-            .proxy()
-            .registry
-            .recognise(tollgate::session::Caller { source: LOCALHOST, credentials: None });
+        let sidecar = server.proxy().registry.recognise(tollgate::session::Caller {
+            source: Some(LOCALHOST),
+            listener: None,
+            credentials: None,
+        });
         Self {
             proxy: server.explicit()[0],
             source: LOCALHOST,
@@ -219,11 +220,40 @@ impl Sandbox {
 
     /// TCP to the proxy.
     pub(crate) async fn dial(&self) -> Stream {
-        let tcp = TcpSocket::new_v4().unwrap();
-        tcp.bind((self.source, 0).into()).unwrap();
-        let tcp = tcp.connect(self.proxy).await.unwrap();
+        self.dial_at(self.proxy).await
+    }
+
+    /// TCP to any address, which a rule may redirect.
+    pub(crate) async fn dial_at(&self, address: SocketAddr) -> Stream {
+        let tcp = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let tcp = tcp.unwrap();
+        if self.source.is_ipv4() == address.is_ipv4() {
+            tcp.bind((self.source, 0).into()).unwrap();
+        }
+        let tcp = tcp.connect(address).await.unwrap();
         tcp.set_nodelay(true).unwrap();
         Recorded::new(tcp, self.seen.clone()).boxed()
+    }
+
+    /// A connection to an address that is redirected, for the URL's origin; the proxy is not known to the client.
+    pub(crate) async fn open_at(
+        &self,
+        address: SocketAddr,
+        url: &str,
+        protocol: Protocol,
+    ) -> std::io::Result<Connection> {
+        let uri: Uri = url.parse().unwrap();
+        let mut io = self.dial_at(address).await;
+        if uri.scheme_str() == Some("https") {
+            io = self.tls_over(io, uri.host().unwrap(), &[protocol.alpn()]).await?;
+        }
+        Ok(Connection::over(io, protocol, true, None, self.seen.clone()).await)
+    }
+
+    /// GET over HTTP/1.1 on a redirected connection of its own.
+    pub(crate) async fn get_at(&self, address: SocketAddr, url: &str) -> Answer {
+        let mut connection = self.open_at(address, url, Protocol::H1).await.unwrap();
+        connection.send(Request::get(url).body(full("")).unwrap()).await
     }
 
     /// The raw stream behind an accepted CONNECT, or the refusal.

@@ -7,6 +7,7 @@ mod denials;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -102,6 +103,9 @@ pub struct Event {
     /// How many more DNS questions of this sandbox were denied within the minute, each counted and not written.
     #[serde(skip_serializing_if = "is_zero")]
     pub others: u64,
+    /// The address that was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
     /// The rule that decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<Arc<str>>,
@@ -206,6 +210,7 @@ impl Event {
             detail: Box::default(),
             answer: "",
             others: 0,
+            address: None,
             rule: None,
             layer: None,
             policy_digest: None,
@@ -227,6 +232,7 @@ impl Event {
         self.reason = Some(denial.reason);
         self.detail.clone_from(&denial.detail);
         self.status = Some(denial.status());
+        self.address = denial.address;
         self.rule(denial.rule.as_ref());
         if matches!(denial.reason, DenyReason::SecretMisdirected | DenyReason::SecretExposed) {
             self.event = Kind::Alert;
@@ -536,6 +542,7 @@ mod tests {
         full.locations = vec!["header:x-api-key".to_owned()];
         full.answer = "refused";
         full.others = 1;
+        full.address = Some([10, 0, 0, 1].into());
         full.scrubbed = 1;
         full.tokens_in_body = 1;
         full.tokens_forwarded = 1;

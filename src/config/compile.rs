@@ -143,13 +143,15 @@ impl Compiler<'_> {
         let deny = written.deny.as_deref().unwrap_or_default();
         let private = written.allow_private.as_deref().unwrap_or_default();
         let entries = private.iter().filter_map(|entry| self.private(entry)).collect();
+        let nat64 = written.nat64.as_deref().unwrap_or_default();
+        let nat64 = nat64.iter().filter_map(|at| self.read_at("egress.nat64", at)).collect();
         Egress {
             closed: match written.default.as_ref().map(At::value) {
                 None | Some(WrittenFloor::Allow) => false,
                 Some(WrittenFloor::Deny) => true,
             },
             deny: deny.iter().filter_map(|at| self.read_at("egress.deny", at)).collect(),
-            private: Arc::new(PrivateAccess { entries }),
+            private: Arc::new(PrivateAccess { entries, nat64 }),
         }
     }
 

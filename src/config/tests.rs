@@ -44,6 +44,7 @@ egress:
     - 127.0.0.0/8
     - cidr: 10.0.0.0/8
       hosts: ["*.corp.example"]
+  nat64: ["64:ff9b::/96"]
 upstream:
   roots: [extra.pem]
   connectTo:
@@ -198,6 +199,7 @@ fn mistakes_are_refused_with_place_and_hint() {
         ("dns: { sink: ['::ffff:10.0.0.1'] }", "1:15", "is an IPv4 address"),
         ("dns: { sink: [224.0.0.1] }", "1:15", "not the address of one host"),
         ("dns: { sink: [gateway] }", "1:15", "not an IP address"),
+        ("egress: { nat64: ['64:ff9b::/97'] }", "1:19", "96 bits"),
         ("dns: { denied: nxdomain }", "1:16", "nxdomain"),
         ("listen: { transparent: ['0.0.0.0:1'] }", "1:25", "from other machines"),
         ("listen: { tproxy: [{ sandbox: a }] }", "1:22", "address"),

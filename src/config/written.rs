@@ -107,6 +107,9 @@ pub(super) struct WrittenEgress {
     pub(super) deny: Option<Vec<At<String>>>,
     /// Internal networks that may be dialled, for names that an entry other than `*` opened.
     pub(super) allow_private: Option<Vec<At<WrittenPrivate>>>,
+    /// Prefixes of the network's NAT64: an address below one is judged by the IPv4 address that it embeds. By default none, and every such
+    /// address is internal.
+    pub(super) nat64: Option<Vec<At<String>>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]

@@ -148,9 +148,11 @@ pub struct OwnSockets {
 
 impl OwnSockets {
     fn includes(&self, answer: SocketAddr) -> bool {
+        // A mapped address leads to the socket of the address that it maps.
+        let (mapped, plain) = (answer.ip(), answer.ip().to_canonical());
         let same_host = |bound: IpAddr| {
-            bound == answer.ip()
-                || (bound.is_unspecified() && reach(answer.ip()) == Reach::Internal)
+            bound.to_canonical() == plain
+                || (bound.is_unspecified() && reach(mapped) == Reach::Internal)
         };
         self.listening.iter().any(|bound| bound.port() == answer.port() && same_host(bound.ip()))
     }
@@ -384,28 +386,27 @@ fn check_address(
     own: &OwnSockets,
 ) -> Result<CheckedAddr, Denial> {
     let destination = &permit.destination;
-    if own.includes(answer) {
+    let access = permit.policy.private_access();
+    let judged = access.judged(answer);
+    if own.includes(answer) || own.includes(judged) {
         let detail = format!("{destination} leads to a socket of Tollgate itself");
-        return Err(Denial::new(
-            DenyReason::AddressNotAllowed,
-            detail,
-            "Tollgate is never reached through itself; a retry will not help",
-        ));
+        let hint = "Tollgate is never reached through itself; a retry will not help";
+        return Err(Denial::new(DenyReason::AddressNotAllowed, detail, hint).at(answer.ip()));
     }
     let admitted = |(net, hosts): &(ipnet::IpNet, Option<Vec<crate::host::HostPattern>>)| {
         let host = hosts.as_ref().is_none_or(|hosts| {
             hosts.iter().any(|pattern| pattern.matches(&destination.host, destination.port))
         });
-        host && net.contains(&answer.ip())
+        host && net.contains(&judged.ip())
     };
-    let private =
-        || permit.opened_by_name && permit.policy.private_access().entries.iter().any(admitted);
-    if reach(answer.ip()) == Reach::Public || private() {
+    let private = || permit.opened_by_name && access.entries.iter().any(admitted);
+    if reach(judged.ip()) == Reach::Public || private() {
         return Ok(CheckedAddr::passed(answer));
     }
     Err(Denial::new(
         DenyReason::AddressNotAllowed,
         format!("{destination} resolves to an internal address"),
         "an operator would list the network in egress.allowPrivate and the host by name in an allowlist; a retry will not help",
-    ))
+    )
+    .at(answer.ip()))
 }

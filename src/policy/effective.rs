@@ -1,11 +1,13 @@
 //! The layers of one sandbox as one immutable value: what is enforced and what is shown.
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::path::PathGlob;
+use crate::host::address::Nat64;
 use crate::host::{HostPattern, HostSet, Scheme};
 use crate::secret::{HeaderRule, Inject, Locations, Placeholder, SecretName, Sign, StoreName};
 
@@ -245,6 +247,20 @@ fn indexed<T>(entries: impl Iterator<Item = (HostPattern, T)>) -> HostSet<T> {
 pub struct PrivateAccess {
     /// Each network, with the hosts that may use it; all such names if none are listed.
     pub entries: Vec<(IpNet, Option<Vec<HostPattern>>)>,
+    /// The prefixes of the network's NAT64: an address below one is the IPv4 address that it embeds.
+    pub nat64: Vec<Nat64>,
+}
+
+impl PrivateAccess {
+    /// The address by which an answer is judged.
+    pub(super) fn judged(&self, answer: SocketAddr) -> SocketAddr {
+        let embedded = |ip| self.nat64.iter().find_map(|nat64| nat64.embedded(ip));
+        let ip = match answer.ip() {
+            IpAddr::V6(v6) => embedded(v6).map_or(IpAddr::V6(v6), IpAddr::V4),
+            IpAddr::V4(_) => answer.ip(),
+        };
+        SocketAddr::new(ip, answer.port())
+    }
 }
 
 /// Where a rule is written: `git-creds: egressAllowlist[0] github.com`.

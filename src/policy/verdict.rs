@@ -1,6 +1,7 @@
 //! The decision's answer: a permit that only the decision can make, or a denial with one typed reason.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::effective::{BoundSecret, EffectivePolicy, RuleName};
@@ -231,13 +232,23 @@ pub struct Denial {
     pub detail: Box<str>,
     /// What an operator or the client would change.
     pub hint: Box<str>,
+    /// The address that was refused, for the audit: the sandbox is not told.
+    pub address: Option<IpAddr>,
 }
 
 impl Denial {
     /// A denial with its sentence and hint.
     #[must_use]
     pub fn new(reason: DenyReason, detail: impl Into<Box<str>>, hint: impl Into<Box<str>>) -> Self {
-        Self { reason, status: None, rule: None, detail: detail.into(), hint: hint.into() }
+        let (detail, hint) = (detail.into(), hint.into());
+        Self { reason, status: None, rule: None, detail, hint, address: None }
+    }
+
+    /// The same about this address.
+    #[must_use]
+    pub const fn at(mut self, address: IpAddr) -> Self {
+        self.address = Some(address);
+        self
     }
 
     /// The same with a more exact status.

@@ -79,6 +79,9 @@ impl Connector {
         let destination = permit.destination();
         let answers = self.resolve(destination).await?;
         let checked = decide_address(permit, &answers, &self.own)?;
+        if let Some(own) = checked.iter().find(|address| self.is_own(address.socket_addr())) {
+            return Err(leads_here(destination).at(own.socket_addr().ip()));
+        }
         let tcp = race(&checked).await.map_err(|why| {
             Denial::new(
                 DenyReason::UpstreamUnreachable,
@@ -143,12 +146,7 @@ impl Connector {
             .iter()
             .any(|own| own.ip().is_unspecified() && own.port() == peer.port());
         if listens && peer.ip() == local.ip() {
-            let detail = format!("{destination} leads to a socket of Tollgate itself");
-            return Err(Denial::new(
-                DenyReason::AddressNotAllowed,
-                detail,
-                "Tollgate is never reached through itself; a retry will not help",
-            ));
+            return Err(leads_here(destination).at(peer.ip()));
         }
         if let Err(error) = tcp.set_nodelay(true) {
             tracing::debug!(%error, %destination, "TCP_NODELAY is not set");
@@ -191,6 +189,14 @@ async fn attempt(address: CheckedAddr) -> std::io::Result<TcpStream> {
 /// Whether an address is one of this machine: only to such a one can a socket be bound.
 fn is_local(ip: std::net::IpAddr) -> bool {
     std::net::UdpSocket::bind((ip, 0)).is_ok()
+}
+
+fn leads_here(destination: &Destination) -> Denial {
+    Denial::new(
+        DenyReason::AddressNotAllowed,
+        format!("{destination} leads to a socket of Tollgate itself"),
+        "Tollgate is never reached through itself; a retry will not help",
+    )
 }
 
 /// The denial for an upstream that took too long.

@@ -89,7 +89,7 @@ fn actors(set: &PolicySet, operator: &OperatorRules) -> Result<Vec<Actor>, Failu
     let operator = OperatorRules {
         closed: operator.closed,
         deny: operator.deny.clone(),
-        private: Arc::new(PrivateAccess { entries: vec![loopback] }),
+        private: Arc::new(PrivateAccess { entries: vec![loopback], nat64: Vec::new() }),
     };
     let mut actors = Vec::new();
     for (id, entry) in set.sandboxes() {

@@ -291,7 +291,7 @@ async fn DNS_019_real_addresses_are_never_told() {
 }
 
 /// A name server of the test's, which answers each question with several datagrams.
-async fn liar(lies: fn(&[u8]) -> Vec<Vec<u8>>) -> SocketAddr {
+pub(super) async fn liar(lies: fn(&[u8]) -> Vec<Vec<u8>>) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
@@ -306,7 +306,7 @@ async fn liar(lies: fn(&[u8]) -> Vec<Vec<u8>>) -> SocketAddr {
 }
 
 /// An answer to the question with these records behind it, each a compressed name's `A` record.
-fn answer_to(asked: &[u8], records: &[u8], (answers, additionals): (u8, u8)) -> Vec<u8> {
+pub(super) fn answer_to(asked: &[u8], records: &[u8], (answers, additionals): (u8, u8)) -> Vec<u8> {
     let end = 12 + asked[12..].iter().position(|&byte| byte == 0).unwrap() + 5;
     let mut answer = asked[..end].to_vec();
     answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, answers, 0, 0, 0, additionals]);

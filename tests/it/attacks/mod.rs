@@ -13,6 +13,7 @@ mod host_matching;
 mod http1_parsing_smuggling;
 mod http2;
 mod logging;
+mod network_destination_ssrf;
 mod oracles;
 mod policy_file;
 mod reflection;

@@ -9,8 +9,8 @@ use crate::session::Session;
 /// Where a sandbox finds the proxy and what it trusts.
 #[derive(Clone, Debug)]
 pub struct Places {
-    /// The explicit listener as the sandbox reaches it.
-    pub proxy: SocketAddr,
+    /// The explicit listener as the sandbox reaches it; none where its connections are redirected.
+    pub proxy: Option<SocketAddr>,
     /// The authority's certificate.
     pub ca: PathBuf,
     /// The platform's roots and the authority's certificate, for clients whose variable replaces their roots.
@@ -69,19 +69,24 @@ impl Environment {
         for secret in session.secrets().iter().filter(|secret| secret.bound.inject.is_none()) {
             set(secret.bound.name.as_str(), secret.token.as_str().to_owned());
         }
-        let proxy = proxy_url(session, places);
-        for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
-            set(name, proxy.clone());
+        if let Some(proxy) = places.proxy {
+            let url = proxy_url(session, places, proxy);
+            for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
+                set(name, url.clone());
+            }
+            for name in ["NO_PROXY", "no_proxy"] {
+                set(name, NO_PROXY.to_owned());
+            }
+            set("NODE_USE_ENV_PROXY", "1".to_owned());
         }
-        for name in ["NO_PROXY", "no_proxy"] {
-            set(name, NO_PROXY.to_owned());
-        }
-        set("NODE_USE_ENV_PROXY", "1".to_owned());
         for name in BUNDLE {
             set(name, places.bundle.display().to_string());
         }
         set("NODE_EXTRA_CA_CERTS", places.ca.display().to_string());
-        set("JAVA_TOOL_OPTIONS", java_options(places));
+        let java = java_options(places);
+        if !java.is_empty() {
+            set("JAVA_TOOL_OPTIONS", java);
+        }
         Self { variables }
     }
 
@@ -112,29 +117,29 @@ impl Environment {
     }
 }
 
-fn proxy_url(session: &Session, places: &Places) -> String {
+fn proxy_url(session: &Session, places: &Places, proxy: SocketAddr) -> String {
     let wanted = match places.credentials {
         Credentials::Always => true,
         Credentials::IfInjected => session.injects(),
         Credentials::Never => false,
     };
     if wanted {
-        format!("http://{}:{}@{}", session.id(), session.proxy_token().reveal(), places.proxy)
+        format!("http://{}:{}@{proxy}", session.id(), session.proxy_token().reveal())
     } else {
-        format!("http://{}", places.proxy)
+        format!("http://{proxy}")
     }
 }
 
 fn java_options(places: &Places) -> String {
-    let (host, port) = (places.proxy.ip(), places.proxy.port());
-    let mut options = format!(
-        "-Dhttp.proxyHost={host} -Dhttp.proxyPort={port} -Dhttps.proxyHost={host} -Dhttps.proxyPort={port} -Dhttp.nonProxyHosts=localhost|127.*|[::1]"
-    );
-    if let Some(store) = &places.java {
-        options += &format!(
-            " -Djavax.net.ssl.trustStore={} -Djavax.net.ssl.trustStorePassword=changeit",
-            store.display()
-        );
-    }
-    options
+    let proxy = places.proxy.map(|proxy| {
+        let (host, port) = (proxy.ip(), proxy.port());
+        format!(
+            "-Dhttp.proxyHost={host} -Dhttp.proxyPort={port} -Dhttps.proxyHost={host} -Dhttps.proxyPort={port} -Dhttp.nonProxyHosts=localhost|127.*|[::1]"
+        )
+    });
+    let store = places.java.as_ref().map(|store| {
+        let store = store.display();
+        format!("-Djavax.net.ssl.trustStore={store} -Djavax.net.ssl.trustStorePassword=changeit")
+    });
+    proxy.into_iter().chain(store).collect::<Vec<_>>().join(" ")
 }

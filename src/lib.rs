@@ -31,6 +31,7 @@
 //! - [`host`], [`secret`], [`session`], [`stores`]: hosts, secrets, live sandboxes, and where values come from.
 //! - [`introspect`], [`environment`], [`trust`]: what a sandbox is told, and what it is given to trust.
 //! - [`control`], [`metrics`]: what an operator is told.
+//! - [`isolate`]: a command in name spaces of its own, whose only way out is Tollgate.
 //! - [`config`], [`server`], [`reload`], [`shutdown`], [`process`], [`telemetry`]: one running Tollgate.
 //! - [`cli`]: the commands.
 
@@ -42,6 +43,7 @@ pub mod dns;
 pub mod environment;
 pub mod host;
 pub mod introspect;
+pub mod isolate;
 pub mod metrics;
 pub mod policies;
 pub mod policy;

@@ -446,10 +446,10 @@ fn introspection(
 /// Where a sandbox on this machine finds the proxy and the files.
 #[must_use]
 pub fn places(config: &Config, explicit: &[SocketAddr]) -> Places {
-    let folder = std::path::absolute(&config.ca_dir).unwrap_or_else(|_error| config.ca_dir.clone());
-    let mut proxy =
-        explicit.first().copied().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 3128)));
-    if proxy.ip().is_unspecified() {
+    let folder = config.trust_seen_in.as_ref().unwrap_or(&config.ca_dir);
+    let folder = std::path::absolute(folder).unwrap_or_else(|_error| folder.clone());
+    let mut proxy = explicit.first().copied();
+    if let Some(proxy) = proxy.as_mut().filter(|proxy| proxy.ip().is_unspecified()) {
         proxy.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
     let credentials =

@@ -24,6 +24,9 @@ pub use terminal::{Failure, Terminal};
 /// Parses the arguments, runs the command, and turns its outcome into an exit status: 0 done, 1 the check or the start failed, 2 wrong usage.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(ended) = crate::isolate::stage() {
+        return ended;
+    }
     let cli = Cli::parse();
     crate::telemetry::init();
     let mut terminal = Terminal::new();

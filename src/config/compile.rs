@@ -92,6 +92,7 @@ impl Compiler<'_> {
                 .and_then(|id| self.read::<SandboxId>(Origin::Flag("--sandbox"), "--sandbox", id)),
             listen,
             ca_dir: self.ca_dir(overrides),
+            trust_seen_in: None,
             seal_key: self.seal_key(),
             egress: written.egress.as_ref().map_or_else(Egress::default, |e| self.egress(e)),
             dns,

@@ -44,6 +44,8 @@ pub struct Config {
     pub listen: Listen,
     /// The folder of the authority and the seal key.
     pub ca_dir: PathBuf,
+    /// Where the sandbox sees the authority's public files, if not in `ca_dir`.
+    pub trust_seen_in: Option<PathBuf>,
     /// Where the seal key comes from; `seal.key` in `ca_dir`, if `None`.
     pub seal_key: Option<SourceSpec>,
     /// What the operator allows and denies to every sandbox.

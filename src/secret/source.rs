@@ -1,7 +1,7 @@
 //! Where a real value comes from, as configured. What fetches it is `stores`.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,16 +38,28 @@ impl SourceSpec {
     pub fn variables(&self) -> Vec<&str> {
         match self {
             Self::Env(variable) => vec![variable],
-            Self::Token(token) => {
-                let grant = match &token.grant {
-                    Grant::RefreshToken(source) => Some(source),
-                    Grant::ClientCredentials { .. } => None,
-                };
-                let sources = token.client_secret.iter().chain(grant);
-                sources.flat_map(Self::variables).collect()
-            }
+            Self::Token(token) => Self::of_token(token).flat_map(Self::variables).collect(),
             Self::File(_) | Self::Command { .. } | Self::Value(_) => Vec::new(),
         }
+    }
+
+    /// The files that it reads.
+    #[must_use]
+    pub fn files(&self) -> Vec<&Path> {
+        match self {
+            Self::File(path) => vec![path],
+            Self::Token(token) => Self::of_token(token).flat_map(Self::files).collect(),
+            Self::Env(_) | Self::Command { .. } | Self::Value(_) => Vec::new(),
+        }
+    }
+
+    /// The sources of what buys an access token.
+    fn of_token(token: &TokenSource) -> impl Iterator<Item = &Self> {
+        let grant = match &token.grant {
+            Grant::RefreshToken(source) => Some(source),
+            Grant::ClientCredentials { .. } => None,
+        };
+        token.client_secret.iter().chain(grant)
     }
 }
 

@@ -51,6 +51,8 @@ mod fidelity;
 mod inject;
 /// What is told is what is enforced.
 mod introspection;
+/// A command whose only way out is Tollgate.
+mod isolate;
 /// Base first, fork last.
 mod layers;
 /// Every bound holds, and who reaches one is told.

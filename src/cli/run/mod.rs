@@ -1,8 +1,13 @@
 //! `tollgate run`: a sidecar around one command. The command gets sealed tokens in place of the credentials, and the way through the proxy.
 
+mod isolated;
+mod summary;
+mod variables;
+
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +19,21 @@ use super::{Failure, Terminal, serve};
 use crate::audit::Denials;
 use crate::config::{AuditSink, Config, ConfigArgs, Listen};
 use crate::environment::Environment;
+use crate::isolate::names_a_proxy;
 use crate::policy::{PolicySet, Severity};
-use crate::secret::{SandboxId, SourceSpec};
+use crate::secret::SandboxId;
 use crate::server::{self, Server};
-use crate::session::Session;
 use crate::{process, reload};
+
+use isolated::Isolation;
+use summary::summarise;
+use variables::{Hidden, child_environment};
 
 /// Run a command as a sandbox: sealed tokens in its environment, and all that it sends through the proxy.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   tollgate run --policies policies/quickstart.yaml -- claude
+  tollgate run --isolate -- npm ci
   tollgate run --sandbox sb-dev -- sh -c 'curl https://api.github.com/user -H \"Authorization: Bearer $GITHUB_TOKEN\"'
 
 The exit status is the command's, or 128 and the signal that ended it. What was denied is listed on stderr at the end. Audit lines go to
@@ -32,9 +42,12 @@ one that holds a credential: the command gets the sealed token in its place.")]
 pub(super) struct RunArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Contain the command in namespaces of its own (not in this version).
+    /// Contain the command in namespaces of its own, whose only way out is Tollgate. Linux, not as root.
     #[arg(long)]
     isolate: bool,
+    /// With --isolate: a file, folder or socket that the command sees although it would be hidden, such as one in /tmp. Can be repeated.
+    #[arg(long, value_name = "PATH", requires = "isolate")]
+    share: Vec<PathBuf>,
     /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -42,9 +55,6 @@ pub(super) struct RunArgs {
 
 impl RunArgs {
     pub(super) fn run(self, terminal: &mut Terminal) -> Result<ExitCode, Failure> {
-        if self.isolate {
-            return Err("--isolate is not in this version: nothing was started; run the command in a container or VM whose only way out is `tollgate serve`".into());
-        }
         process::not_dumpable();
         let mut config = self.config.load().map_err(|errors| serve::failure(&errors))?;
         let loaded = PolicySet::load(&config.policies);
@@ -57,7 +67,13 @@ impl RunArgs {
         let id = sandbox(&config, &set)?;
         into_sidecar(&mut config, &id);
         let hidden = Hidden::of(&config, &set);
-        super::runtime()?.block_on(run(&config, &id, &hidden, &self.command, terminal))
+        let isolation = if self.isolate {
+            Some(Isolation::prepare(&mut config, &set, &self.share)?)
+        } else {
+            None
+        };
+        let run = run(&config, &id, &hidden, &self.command, isolation, terminal);
+        super::runtime()?.block_on(run)
     }
 }
 
@@ -94,37 +110,59 @@ async fn run(
     id: &SandboxId,
     hidden: &Hidden,
     command: &[OsString],
+    isolation: Option<Isolation>,
     terminal: &mut Terminal,
 ) -> Result<ExitCode, Failure> {
     let mut signals = process::Signals::listen()?;
     let denials = Arc::new(Denials::default());
-    let watch = reload::watch(&config.policies);
     let server = Server::start_observed(config, vec![denials.clone()]).await?;
     let sandbox = server.proxy().registry.get(id.as_str());
     let session = sandbox.and_then(|sandbox| sandbox.session().ok());
     let session = session.ok_or_else(|| format!("no policy defines the sandbox `{id}`"))?;
     let ours = Environment::of(&session, &server::places(config, server.explicit()));
-    let (variables, notes) = child_environment(std::env::vars_os(), &ours, &session, hidden);
+    let callers = std::env::vars_os();
+    let callers = callers.filter(|(name, _)| isolation.is_none() || !names_a_proxy(name));
+    let (variables, notes) = child_environment(callers, &ours, &session, hidden);
     for note in notes {
         terminal.note(format_args!("tollgate: {note}"));
     }
-    terminal.note(format_args!(
-        "tollgate: running as sandbox {id}; without --isolate nothing is contained: a command that ignores the proxy's variables goes past it"
-    ));
-    let Some((program, arguments)) = command.split_first() else {
-        return Ok(ExitCode::from(2));
-    };
-    let started = Command::new(program).args(arguments).env_clear().envs(variables).spawn();
-    let status = match started {
-        Err(error) => {
-            terminal.note(format_args!("tollgate: {}: {error}", program.to_string_lossy()));
-            not_started(&error)
+    let status = match isolation {
+        Some(isolation) => {
+            terminal.note(format_args!("tollgate: running as sandbox {id}, isolated"));
+            isolation.run(&server, config, id, command, variables, &mut signals, terminal).await
         }
-        Ok(child) => exit_code(wait(child, &mut signals, &server, watch).await?),
+        None => {
+            terminal.note(format_args!(
+                "tollgate: running as sandbox {id}; without --isolate nothing is contained: a command that ignores the proxy's variables goes past it"
+            ));
+            let watch = reload::watch(&config.policies);
+            run_beside(command, variables, &mut signals, &server, watch, terminal).await
+        }
     };
     server.shut_down().await;
     summarise(&denials, terminal);
-    Ok(status)
+    status
+}
+
+/// Runs the command as a child like any other.
+async fn run_beside(
+    command: &[OsString],
+    variables: BTreeMap<OsString, OsString>,
+    signals: &mut process::Signals,
+    server: &Server,
+    watch: Option<reload::Watch>,
+    terminal: &mut Terminal,
+) -> Result<ExitCode, Failure> {
+    let Some((program, arguments)) = command.split_first() else {
+        return Ok(ExitCode::from(2));
+    };
+    match Command::new(program).args(arguments).env_clear().envs(variables).spawn() {
+        Err(error) => {
+            terminal.note(format_args!("tollgate: {}: {error}", program.to_string_lossy()));
+            Ok(not_started(&error))
+        }
+        Ok(child) => Ok(exit_code(wait(child, signals, server, watch).await?)),
+    }
 }
 
 /// Waits for the command, passes signals on to it, and reads changed policies meanwhile.
@@ -152,109 +190,6 @@ fn exit_code(status: ExitStatus) -> ExitCode {
 
 fn not_started(error: &std::io::Error) -> ExitCode {
     ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 })
-}
-
-/// The variables that hold credentials or lead to them.
-#[derive(Debug, Default)]
-struct Hidden {
-    /// Name of the variable, and the secret that is read from it.
-    sources: Vec<(String, String)>,
-}
-
-impl Hidden {
-    fn of(config: &Config, set: &PolicySet) -> Self {
-        let mut hidden = Self::default();
-        for secret in set.stores().flat_map(|store| &store.secrets) {
-            for variable in secret.1.source.variables() {
-                hidden.sources.push((variable.to_owned(), secret.0.to_string()));
-            }
-        }
-        let proxy = config.upstream.proxy.as_ref().and_then(|proxy| proxy.credentials.as_ref());
-        for own in config.seal_key.iter().chain(proxy) {
-            if let SourceSpec::Env(variable) = own {
-                hidden.sources.push((variable.clone(), String::new()));
-            }
-        }
-        hidden
-    }
-}
-
-/// What the command gets: the caller's variables without any credential, then ours; and what a person should know about it.
-fn child_environment(
-    callers: impl IntoIterator<Item = (OsString, OsString)>,
-    ours: &Environment,
-    session: &Session,
-    hidden: &Hidden,
-) -> (BTreeMap<OsString, OsString>, Vec<String>) {
-    let mut notes = Vec::new();
-    let callers: BTreeMap<OsString, OsString> = callers.into_iter().collect();
-    let is_secret =
-        |name: &OsStr| session.secrets().iter().any(|secret| name == secret.bound.name.as_str());
-    let token =
-        |secret: &str| ours.iter().find(|(name, _)| *name == secret).map(|(_, token)| token);
-    let mut variables = BTreeMap::new();
-    for (name, value) in &callers {
-        let is_source = hidden.sources.iter().any(|(variable, _)| name == variable.as_str());
-        if is_source || is_secret(name) || name.as_encoded_bytes().starts_with(b"TOLLGATE_") {
-            continue;
-        }
-        // The same credential under another name would be as good as the one that was taken away.
-        let same = |(variable, _): &&(String, String)| {
-            !value.is_empty() && callers.get(OsStr::new(variable)) == Some(value)
-        };
-        if let Some((variable, secret)) = hidden.sources.iter().find(same) {
-            let shown = name.to_string_lossy().into_owned();
-            notes.push(format!("{shown:?} holds the same value as {variable}: sealed too"));
-            if let Some(token) = token(secret).filter(|_| is_secret(OsStr::new(secret))) {
-                variables.insert(name.clone(), token.into());
-            }
-            continue;
-        }
-        variables.insert(name.clone(), value.clone());
-    }
-    let mut kept = Vec::new();
-    for (name, value) in ours.iter() {
-        let name = OsString::from(name);
-        let callers_own = variables.get(&name).filter(|own| !own.is_empty() && **own != *value);
-        if callers_own.is_some() {
-            kept.push(name.to_string_lossy().into_owned());
-        } else {
-            variables.insert(name, value.into());
-        }
-    }
-    if !kept.is_empty() {
-        notes.push(format!(
-            "left as you have set them, so their clients may go past the proxy or distrust it: {}",
-            kept.join(" ")
-        ));
-    }
-    (variables, notes)
-}
-
-/// What was denied, and the entries that would allow it.
-fn summarise(denials: &Denials, terminal: &mut Terminal) {
-    let (seen, others) = denials.seen();
-    if seen.is_empty() {
-        return;
-    }
-    terminal.note("tollgate: denied:");
-    for (refused, count) in &seen {
-        let port = refused.port.map_or_else(String::new, |port| format!(":{port}"));
-        let host = if refused.host.is_empty() { "(no host)" } else { &refused.host };
-        let host = host.escape_debug();
-        terminal.note(format_args!("  {count:>5} × {host}{port}  {}", refused.reason));
-    }
-    if others > 0 {
-        terminal.note(format_args!("  {others:>5} × others"));
-    }
-    let mut entries: Vec<_> = seen.iter().filter_map(|(refused, _)| refused.entry()).collect();
-    entries.dedup();
-    if !entries.is_empty() {
-        terminal.note("tollgate: to allow what is wanted, add to a store's egressAllowlist:");
-        for entry in entries {
-            terminal.note(format_args!("      - {entry}"));
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,249 @@
+//! `tollgate run --isolate`: what is hidden, what is shared, and the command's life.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use rustix::process::Signal;
+use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+
+use crate::cli::{Failure, Terminal};
+use crate::config::{AuditSink, Config};
+use crate::dns::{Responder, Settings, Sinks, TcpSocket, UdpSocket, Whose};
+use crate::isolate::{self, ControllingTerminal, Enclosure, Happened, Isolated, Listeners, Plan};
+use crate::policy::PolicySet;
+use crate::process::Signals;
+use crate::proxy::Kind;
+use crate::secret::{SandboxId, SourceSpec};
+use crate::server::Server;
+
+/// Name spaces that wait for the command, and the plan for it.
+pub(super) struct Isolation {
+    enclosure: Enclosure,
+    listeners: Listeners,
+    plan: Plan,
+    /// Secret files that are hidden by themselves: another in their place would show.
+    alone: Vec<PathBuf>,
+}
+
+impl Isolation {
+    /// Makes the name spaces, before there is a second thread. All that listens is made in there.
+    pub(super) fn prepare(
+        config: &mut Config,
+        set: &PolicySet,
+        shared: &[PathBuf],
+    ) -> Result<Self, Failure> {
+        let directory = std::env::current_dir()?;
+        config.listen.explicit.clear();
+        config.trust_seen_in = Path::new(isolate::CA).parent().map(Path::to_owned);
+        let shared = shared
+            .iter()
+            .map(|path| match std::path::absolute(path) {
+                Ok(absolute) if absolute.exists() => Ok(absolute),
+                _ => Err(format!("--share {}: there is nothing", path.display())),
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let files = secret_files(config, set);
+        let hidden = hidden(config, &files, &directory)?;
+        for path in &shared {
+            if let Some(inside) = hidden.iter().find(|hidden| path.starts_with(hidden)) {
+                let (path, inside) = (path.display(), inside.display());
+                return Err(
+                    format!("--share {path}: {inside} is Tollgate's, and stays hidden").into()
+                );
+            }
+        }
+        let (enclosure, listeners) = Enclosure::make()?;
+        let plan = Plan {
+            command: Vec::new(),
+            environment: Vec::new(),
+            directory,
+            hidden,
+            read_later: files,
+            shared,
+            authority: std::path::absolute(&config.ca_dir)?,
+            foreground: false,
+        };
+        let alone = plan.read_later.iter().filter(|file| plan.hidden.contains(file));
+        let alone = alone.cloned().collect();
+        Ok(Self { enclosure, listeners, plan, alone })
+    }
+
+    /// Serves the command until it ends.
+    pub(super) async fn run(
+        mut self,
+        server: &Server,
+        config: &Config,
+        id: &SandboxId,
+        command: &[OsString],
+        variables: BTreeMap<OsString, OsString>,
+        signals: &mut Signals,
+        terminal: &mut Terminal,
+    ) -> Result<ExitCode, Failure> {
+        serve(server, id, config, self.listeners)?;
+        for file in &self.alone {
+            let file = file.display();
+            terminal.note(format_args!("tollgate: {file} lies where the command needs to look: it is hidden, and one that replaces it would not be; give it a folder of its own"));
+        }
+        self.plan.command = command.to_vec();
+        self.plan.environment = variables.into_iter().collect();
+        let mut job = Job::new()?;
+        self.plan.foreground = job.given;
+        let mut isolated = self.enclosure.start(self.plan)?;
+        loop {
+            tokio::select! {
+                happened = isolated.next() => match happened? {
+                    Happened::Note(note) => terminal.note(format_args!("tollgate: {note}")),
+                    Happened::Stopped(signal) => job.stopped(signal, &isolated)?,
+                    Happened::Exited(status) => return Ok(exit_code(status)),
+                    Happened::Killed(signal) => return Ok(exit_code(128 + signal)),
+                },
+                _ = job.continued.recv() => job.continued(&isolated)?,
+                // The command is in another process group: what comes here has not gone there.
+                signal = signals.next() => isolated.signal(signal)?,
+            }
+        }
+    }
+}
+
+/// The command and Tollgate are one job to the caller's shell, although they are two process groups.
+struct Job {
+    terminal: ControllingTerminal,
+    /// The terminal is the command's.
+    given: bool,
+    /// The command is stopped, and Tollgate was too.
+    stopped: bool,
+    continued: Stream,
+}
+
+impl Job {
+    /// The command gets the terminal at once if all that people see of it is there. In a pipeline others may want it: it gets it on demand.
+    fn new() -> std::io::Result<Self> {
+        let terminal = ControllingTerminal::open();
+        let on_it = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+        let given = on_it && terminal.is_ours();
+        let continued = signal(SignalKind::from_raw(Signal::CONT.as_raw()))?;
+        Ok(Self { terminal, given, stopped: false, continued })
+    }
+
+    /// The command was stopped. If it only wants the terminal it gets it, if that is ours; else the job stops.
+    fn stopped(&mut self, number: i32, isolated: &Isolated) -> std::io::Result<()> {
+        if !self.terminal.is_there() {
+            return Ok(());
+        }
+        let wants_it = [Signal::TTIN, Signal::TTOU].iter().any(|wants| wants.as_raw() == number);
+        if wants_it && self.terminal.is_ours() {
+            self.given = true;
+            return isolated.run_on(true);
+        }
+        self.take_back();
+        self.stopped = true;
+        rustix::process::kill_current_process_group(Signal::TSTP)?;
+        Ok(())
+    }
+
+    /// The caller's shell lets the job run on.
+    fn continued(&mut self, isolated: &Isolated) -> std::io::Result<()> {
+        if !std::mem::take(&mut self.stopped) {
+            return Ok(());
+        }
+        self.given = self.terminal.is_ours();
+        isolated.run_on(self.given)
+    }
+
+    fn take_back(&mut self) {
+        if std::mem::take(&mut self.given) {
+            self.terminal.take_back();
+        }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.take_back();
+    }
+}
+
+fn exit_code(status: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(status).unwrap_or(1))
+}
+
+/// Everything that comes to these listeners is the one sandbox.
+fn serve(
+    server: &Server,
+    id: &SandboxId,
+    config: &Config,
+    listeners: Listeners,
+) -> std::io::Result<()> {
+    for listener in listeners.tcp {
+        server.serve_handed_over(listener, Kind::Redirected, id)?;
+    }
+    let Some(sandbox) = server.proxy().registry.get(id.as_str()) else { return Ok(()) };
+    let sinks = config.dns.sinks.unwrap_or(Sinks::ISOLATED);
+    let settings = Settings { sinks, denied: config.dns.denied };
+    let udp = listeners.dns.into_iter().map(UdpSocket::from_std);
+    let tcp = listeners.dns_tcp.into_iter().map(TcpSocket::from_std);
+    let (udp, tcp) = (udp.collect::<Result<_, _>>()?, tcp.collect::<Result<_, _>>()?);
+    Responder::new(server.proxy(), settings, Whose::Sandbox(sandbox)).serve(udp, tcp);
+    Ok(())
+}
+
+/// The files that hold credentials, as they are named: Tollgate reads them again when they change.
+fn secret_files(config: &Config, set: &PolicySet) -> Vec<PathBuf> {
+    let proxy = config.upstream.proxy.as_ref().and_then(|proxy| proxy.credentials.as_ref());
+    let sources = set.stores().flat_map(|store| &store.secrets).map(|secret| &secret.1.source);
+    let sources = sources.chain(&config.seal_key).chain(&config.api_keys).chain(proxy);
+    let files = sources.flat_map(SourceSpec::files);
+    files.filter_map(|file| std::path::absolute(file).ok()).collect()
+}
+
+/// What is Tollgate's: its keys, policies, configuration and audit. A folder is hidden whole, so that what is put there later is hidden too.
+fn hidden(config: &Config, files: &[PathBuf], directory: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let home = std::env::home_dir();
+    let needed = |folder: &Path| {
+        let needed = [Some(directory), home.as_deref(), Some(Path::new("/etc"))];
+        let system = ["/", "/usr", "/var", "/opt", "/home", "/mnt", "/srv"].map(Path::new);
+        needed.into_iter().flatten().chain(system).any(|path| path.starts_with(folder))
+    };
+    let mut hidden = Vec::new();
+    let authority = std::path::absolute(&config.ca_dir)?;
+    if needed(&authority) {
+        let folder = authority.display();
+        return Err(format!("the authority's folder {folder} cannot be hidden, for it holds what the command needs: give it one of its own").into());
+    }
+    hidden.push(authority);
+    for path in &config.policies {
+        let path = std::path::absolute(path)?;
+        if needed(&path) {
+            hidden.extend(policy_files(&path));
+        } else {
+            hidden.push(path);
+        }
+    }
+    hidden.extend(config.file.as_deref().and_then(|file| std::path::absolute(file).ok()));
+    if let AuditSink::File(path) = &config.audit {
+        hidden.push(std::path::absolute(path)?);
+    }
+    for file in files {
+        // By its folder: a file that is replaced by another of its name would show.
+        let found = std::fs::canonicalize(file);
+        for file in [Some(file.clone()), found.ok()].into_iter().flatten() {
+            let folder = file.parent().filter(|folder| !needed(folder)).map(Path::to_owned);
+            hidden.push(folder.unwrap_or(file));
+        }
+    }
+    hidden.sort();
+    hidden.dedup();
+    Ok(hidden)
+}
+
+/// The policy files right in a folder that is not hidden itself.
+fn policy_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_policy = |path: &PathBuf| {
+        path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json")
+    };
+    entries.map(|entry| entry.path()).filter(is_policy).collect()
+}

@@ -11,7 +11,7 @@ use crate::audit::{Audit, Event, Observe};
 use crate::config::{AuditSink, Config, Listen, Listener};
 use crate::control::api::{self, ApiKeys};
 use crate::control::{Bound, health};
-use crate::dns::{Responder, TcpSocket, UdpSocket, Whose};
+use crate::dns;
 use crate::environment::{Credentials, Places};
 use crate::introspect::Introspection;
 use crate::metrics::{Connections, Metrics, Questions};
@@ -96,8 +96,9 @@ impl Server {
         };
         let (explicit, transparent) = (of_kind(true), of_kind(false));
         let operators = Operators::bind(config).await?;
-        let dns = NameSockets::bind(&config.listen.dns).await?;
-        let listens = explicit.iter().chain(&transparent).chain(&dns.addresses);
+        let dns = dns::Sockets::bind(&config.listen.dns).await;
+        let dns = dns.map_err(|(address, error)| StartError::Bind(address, error))?;
+        let listens = explicit.iter().chain(&transparent).chain(dns.addresses());
         let own = OwnSockets { listening: operators.and(listens) };
         let connections = Connections::default();
         let questions = Questions::default();
@@ -137,8 +138,8 @@ impl Server {
         for listener in listening {
             drop(tasks.spawn(listener.run(proxy.clone())));
         }
-        let names = dns.addresses.clone();
-        dns.serve(&proxy, config);
+        let names = dns.addresses().to_vec();
+        dns.serve(&proxy, config.dns);
         let tidy = proxy.clone();
         drop(tasks.spawn(async move { tidy.tidy().await }));
         let server = Self {
@@ -392,41 +393,6 @@ impl Operators {
         if let Some(bound) = self.metrics {
             let router = health::router(server.health.clone(), metrics);
             drop(tasks.spawn(bound.serve(router, tasks.clone())));
-        }
-    }
-}
-
-/// The sockets of the DNS responder.
-#[derive(Default)]
-struct NameSockets {
-    sockets: Vec<(UdpSocket, TcpSocket)>,
-    addresses: Vec<SocketAddr>,
-}
-
-impl NameSockets {
-    async fn bind(addresses: &[SocketAddr]) -> Result<Self, StartError> {
-        let mut names = Self::default();
-        for address in addresses {
-            let bound = names.bind_both(*address).await;
-            bound.map_err(|error| StartError::Bind(*address, error))?;
-        }
-        Ok(names)
-    }
-
-    /// UDP takes the port that TCP got.
-    async fn bind_both(&mut self, address: SocketAddr) -> std::io::Result<()> {
-        let tcp = TcpSocket::bind(address).await?;
-        let address = tcp.address()?;
-        self.sockets.push((UdpSocket::bind(address).await?, tcp));
-        self.addresses.push(address);
-        Ok(())
-    }
-
-    /// A responder for each address, since each may be a sink of its own.
-    fn serve(self, proxy: &Arc<Proxy>, config: &Config) {
-        for ((udp, tcp), address) in self.sockets.into_iter().zip(self.addresses) {
-            let settings = config.dns.settings(address.ip());
-            Responder::new(proxy, settings, Whose::Sender).serve(vec![udp], vec![tcp]);
         }
     }
 }

@@ -315,7 +315,7 @@ impl Compiler<'_> {
             explicit: without_origin(explicit),
             transparent: without_origin(transparent),
             tproxy: without_origin(tproxy),
-            dns: dns.into_iter().map(|(listener, _)| listener.address).collect(),
+            dns: without_origin(dns),
             api: api.map(|(address, _)| address),
             metrics: metrics.map(|(address, _)| address),
         }
@@ -374,18 +374,13 @@ impl Compiler<'_> {
         if !overrides.dns.is_empty() {
             return self.flag_listeners("--dns", &overrides.dns);
         }
-        let written = written.dns.iter().flatten();
-        let read = |at: &At<String>| {
-            let origin = self.file.origin(at);
-            Some((Listener::at(self.address(origin.clone(), "listen.dns", at.value())?), origin))
-        };
-        written.filter_map(read).collect()
+        self.listeners("listen.dns", written.dns.as_deref())
     }
 
     /// Without a sink of its own, a listener answers with its address; the unspecified one leads nowhere.
     fn check_sinks(&mut self, listen: &Listen, dns: Dns) {
-        let nowhere = listen.dns.iter().find(|address| address.ip().is_unspecified());
-        if let (Some(address), None) = (nowhere, dns.sinks) {
+        let nowhere = listen.dns.iter().find(|listener| listener.address.ip().is_unspecified());
+        if let (Some(Listener { address, .. }), None) = (nowhere, dns.sinks) {
             let message = format!("listen.dns: {address} is no address that names could lead to");
             let error = ConfigError::new(self.file.place(0, 0), message);
             self.errors.push(error.hint(

@@ -74,7 +74,7 @@ pub struct Listen {
     /// What nftables hands over with `tproxy`.
     pub tproxy: Vec<Listener>,
     /// The DNS responder, UDP and TCP on each.
-    pub dns: Vec<SocketAddr>,
+    pub dns: Vec<Listener>,
     /// The operator's API, on loopback; none without a key.
     pub api: Option<SocketAddr>,
     /// `/metrics`, `/healthz` and `/readyz`, on loopback.

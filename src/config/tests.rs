@@ -27,7 +27,7 @@ policies: [policies, /srv/extra.yaml]
 listen:
   explicit: ["127.0.0.1:3128", "[::1]:3128"]
   api: 127.0.0.1:3130
-  dns: ["127.0.0.1:5353", "[::1]:5353"]
+  dns: ["127.0.0.1:5353", { address: "[::1]:5353", sandbox: sb-1 }]
   transparent: ["127.0.0.1:3129", { address: "[::1]:3129", sandbox: sb-dev }]
   tproxy: ["127.0.0.1:3131"]
   metrics: 127.0.0.1:9464
@@ -77,7 +77,8 @@ fn a_full_file_means_what_it_says() {
     assert_eq!(config.listen.tproxy, [Listener::at("127.0.0.1:3131".parse().unwrap())]);
     assert_eq!(config.listen.api.unwrap().port(), 3130);
     assert_eq!(config.listen.metrics.unwrap().port(), 9464);
-    assert_eq!(config.listen.dns.len(), 2);
+    assert_eq!(config.listen.dns[0], Listener::at("127.0.0.1:5353".parse().unwrap()));
+    assert_eq!(config.listen.dns[1].sandbox.as_ref().unwrap().as_str(), "sb-1");
     let Settings { sinks, denied } = config.dns.settings([127, 0, 0, 1].into());
     assert_eq!((sinks.v4, sinks.v6), (Some([10, 20, 0, 1].into()), "fd00::1".parse().ok()));
     assert_eq!(denied, Denied::Refused);

@@ -81,7 +81,7 @@ pub(super) struct WrittenListen {
     /// Whether sandboxes may be listened to on other addresses than loopback.
     pub(super) non_local: Option<bool>,
     /// Addresses of the DNS responder, UDP and TCP on each; by default none.
-    pub(super) dns: Option<Vec<At<String>>>,
+    pub(super) dns: Option<Vec<At<WrittenListener>>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

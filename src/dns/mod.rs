@@ -6,9 +6,10 @@
 //! that are no sandbox, and, with `dns.denied: refused`, names that the policy does not open.
 //!
 //! A message takes these steps: [`question`] reads it, [`outcome`] answers it, [`answer`] writes it, [`record`] says what was refused; [`udp`]
-//! and [`tcp`] carry it.
+//! and [`tcp`] carry it, on sockets of its own ([`listening`]) or of somebody else ([`serve_sandbox`]).
 
 mod answer;
+mod listening;
 mod outcome;
 mod question;
 mod record;
@@ -22,9 +23,11 @@ use std::sync::Arc;
 
 use crate::policy::Denial;
 use crate::proxy::Proxy;
+use crate::secret::SandboxId;
 use crate::session::{Caller, Questions, Sandbox, Session};
 
 pub use answer::Answer;
+pub use listening::Sockets;
 pub use question::{Fault, Question};
 pub use sinks::Sinks;
 pub use tcp::TcpSocket;
@@ -54,8 +57,8 @@ pub enum Denied {
 /// Whose questions come to a socket.
 #[derive(Clone, Debug)]
 pub enum Whose {
-    /// Of the sandbox of the source address, or of the only one of a sidecar.
-    Sender,
+    /// Of the sandbox of the source address, or of the only one of a sidecar; of none but this one, if the listener has one of its own.
+    Sender(Option<SandboxId>),
     /// All of this one: the socket stands in its own network namespace.
     Sandbox(Arc<Sandbox>),
 }
@@ -178,8 +181,9 @@ impl Responder {
     fn recognise(&self, source: IpAddr) -> Result<Arc<Sandbox>, Denial> {
         match &self.whose {
             Whose::Sandbox(sandbox) => Ok(sandbox.clone()),
-            Whose::Sender => {
-                let caller = Caller { source: Some(source), listener: None, credentials: None };
+            Whose::Sender(listener) => {
+                let (source, listener) = (Some(source), listener.as_ref());
+                let caller = Caller { source, listener, credentials: None };
                 self.proxy.registry.recognise(caller).map(|recognised| recognised.sandbox)
             }
         }

@@ -118,6 +118,31 @@ async fn who_is_no_sandbox_is_refused() {
 }
 
 #[tokio::test]
+async fn a_listener_of_one_sandbox_answers_that_one_alone() {
+    let policy = "secretStores:\n  one: { egressAllowlist: [one.example.com] }\n  two: { egressAllowlist: [two.example.com] }\n\
+                  sandboxes:\n  sb-one: { secretStores: [one] }\n  sb-two: { secretStores: [two] }\n  sb-far: { secretStores: [two], sources: [192.0.2.1] }\n";
+    let at = |sandbox: &str| json!({ "address": "127.0.0.1:0", "sandbox": sandbox });
+    let tollgate = Tollgate::describe(policy, &[])
+        .config(json!({
+            "listen": { "dns": [at("sb-one"), at("sb-two"), at("sb-far"), "127.0.0.1:0"] },
+            "dns": { "denied": "refused" },
+        }))
+        .start()
+        .await;
+    let addresses = tollgate.server().dns();
+    for (nth, open) in [(0, Some("one")), (1, Some("two")), (2, None), (3, None)] {
+        for name in ["one", "two"] {
+            let answer =
+                Names::at(addresses[nth]).ask(&format!("{name}.example.com."), RecordType::A).await;
+            let expected =
+                if open == Some(name) { ResponseCode::NoError } else { ResponseCode::Refused };
+            assert_eq!(answer.metadata.response_code, expected, "{name} at {nth}");
+        }
+    }
+    tollgate.finish().await;
+}
+
+#[tokio::test]
 async fn each_sandbox_is_known_by_its_source_and_a_reload_takes_effect_within_a_connection() {
     let of = |source: &str| format!("sandboxes: {{ sb-one: {{ sources: [{source}] }} }}\n");
     let tollgate = Tollgate::describe(&of("127.0.0.1"), &[])

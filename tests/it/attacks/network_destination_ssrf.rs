@@ -7,10 +7,12 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tollgate::host::address::{Reach, reach};
 
 use super::dns_responder::{answer_to, liar};
-use crate::support::{Attack, P0, Upstream};
+use crate::support::{Attack, P0, SOON, Upstream};
 
 const INTERNAL: &str = "internal.allowed.test";
 const URL: &str = "https://internal.allowed.test/";
@@ -412,4 +414,27 @@ async fn NET_032_the_address_of_an_allowed_host() {
     }
     assert_eq!(attack.upstream_connections(), 0);
     attack.finish().await;
+}
+
+/// With TLS, with plain HTTP, and with an own listener in the Host field: there is no destination to take the port from, and none is made up.
+#[tokio::test]
+async fn NET_034_a_connection_that_nothing_redirected() {
+    let attack =
+        Attack::with(P0, json!({ "listen": { "transparent": ["127.0.0.1:0", "[::1]:0"] } })).await;
+    let listeners = attack.tollgate.server().transparent().to_vec();
+    for listener in &listeners {
+        let own = format!("GET / HTTP/1.1\r\nHost: {listener}\r\n\r\n");
+        let named = "GET / HTTP/1.1\r\nHost: api.allowed.test\r\n\r\n".to_owned();
+        for bytes in [own.as_bytes(), named.as_bytes(), b"\x16\x03\x01\x00\x05hello"] {
+            let mut stream = TcpStream::connect(listener).await.unwrap();
+            drop(stream.write_all(bytes).await);
+            let mut answer = Vec::new();
+            drop(tokio::time::timeout(SOON, stream.read_to_end(&mut answer)).await.unwrap());
+            assert_eq!(answer, b"", "{listener}: {}", bytes.escape_ascii());
+        }
+    }
+    let events = attack.tollgate.events(3 * listeners.len()).await;
+    assert!(events.iter().all(|event| event["reason"] == "address_not_allowed"), "{events:#?}");
+    assert_eq!(attack.upstream_connections(), 0);
+    attack.tollgate.finish().await;
 }

@@ -32,9 +32,10 @@
 //! - [`introspect`], [`environment`], [`trust`]: what a sandbox is told, and what it is given to trust.
 //! - [`control`], [`metrics`]: what an operator is told.
 //! - [`isolate`]: a command in name spaces of its own, whose only way out is Tollgate.
-//! - [`config`], [`server`], [`reload`], [`shutdown`], [`process`], [`telemetry`]: one running Tollgate.
+//! - [`config`], [`server`], [`activation`], [`reload`], [`shutdown`], [`process`], [`telemetry`]: one running Tollgate.
 //! - [`cli`]: the commands.
 
+pub mod activation;
 pub mod audit;
 pub mod cli;
 pub mod config;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
 
+use crate::activation::{ActivationError, Inherited};
 use crate::audit::{Audit, Event, Observe};
 use crate::config::{AuditSink, Config, Listen, Listener};
 use crate::control::api::{self, ApiKeys};
@@ -59,10 +60,26 @@ impl Server {
         Self::start_observed(config, Vec::new()).await
     }
 
+    /// The same, with sockets that were opened beforehand; all of them must be for addresses of `listen`.
+    pub async fn start_inheriting(
+        config: &Config,
+        inherited: Inherited,
+    ) -> Result<Self, StartError> {
+        Self::start_with(config, Vec::new(), inherited).await
+    }
+
     /// The same, with others that see every audit event.
     pub async fn start_observed(
         config: &Config,
+        observers: Vec<Arc<dyn Observe>>,
+    ) -> Result<Self, StartError> {
+        Self::start_with(config, observers, Inherited::default()).await
+    }
+
+    async fn start_with(
+        config: &Config,
         mut observers: Vec<Arc<dyn Observe>>,
+        mut inherited: Inherited,
     ) -> Result<Self, StartError> {
         let ca = Arc::new(CertificateAuthority::open_or_create(&config.ca_dir)?);
         let (trigger, tasks) = Tasks::new();
@@ -88,7 +105,7 @@ impl Server {
             tracing::warn!("{warning}");
         }
         let keys = api_keys(config, &tasks).await?;
-        let listening = bind_all(&config.listen, &registry).await?;
+        let listening = bind_all(&config.listen, &registry, &mut inherited).await?;
         let of_kind = |explicit: bool| {
             let listening = listening.iter();
             let listening = listening.filter(|one| (one.kind() == Kind::Explicit) == explicit);
@@ -96,8 +113,9 @@ impl Server {
         };
         let (explicit, transparent) = (of_kind(true), of_kind(false));
         let operators = Operators::bind(config).await?;
-        let dns = dns::Sockets::bind(&config.listen.dns).await;
+        let dns = dns::Sockets::bind(&config.listen.dns, &mut inherited).await;
         let dns = dns.map_err(|(address, error)| StartError::Bind(address, error))?;
+        inherited.all_used()?;
         let listens = explicit.iter().chain(&transparent).chain(dns.addresses());
         let own = OwnSockets { listening: operators.and(listens) };
         let connections = Connections::default();
@@ -314,7 +332,11 @@ fn open_audit(config: &Config) -> Result<Audit, StartError> {
     }
 }
 
-async fn bind_all(listen: &Listen, registry: &Registry) -> Result<Vec<Listening>, StartError> {
+async fn bind_all(
+    listen: &Listen,
+    registry: &Registry,
+    inherited: &mut Inherited,
+) -> Result<Vec<Listening>, StartError> {
     let Listen { explicit, transparent, tproxy, .. } = listen;
     let kinds =
         [(Kind::Explicit, explicit), (Kind::Redirected, transparent), (Kind::Tproxy, tproxy)];
@@ -325,7 +347,10 @@ async fn bind_all(listen: &Listen, registry: &Registry) -> Result<Vec<Listening>
                 return Err(StartError::ListenerSandbox(*address, id.clone()));
             }
             let entrance = Entrance { kind, sandbox: sandbox.clone(), exclusive: false };
-            let bound = Listening::bind(*address, entrance).await;
+            let bound = match inherited.tcp(*address) {
+                Some(listener) => Listening::handed_over(listener, entrance),
+                None => Listening::bind(*address, entrance).await,
+            };
             listening.push(bound.map_err(|error| StartError::Bind(*address, error))?);
         }
     }
@@ -459,6 +484,9 @@ pub enum StartError {
     /// The policies.
     #[error(transparent)]
     Policies(#[from] LoadError),
+    /// Sockets that were opened beforehand.
+    #[error(transparent)]
+    Activation(#[from] ActivationError),
     /// A listener.
     #[error("cannot listen on {0}: {1}")]
     Bind(SocketAddr, std::io::Error),

@@ -6,6 +6,7 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, Terminal};
+use crate::activation::{self, Inherited};
 use crate::config::{Config, ConfigArgs, ConfigError};
 use crate::server::Server;
 use crate::shutdown::Drained;
@@ -17,7 +18,8 @@ use crate::{process, reload};
   tollgate serve --policies policies/quickstart.yaml --sandbox sb-quickstart
   tollgate serve --config /etc/tollgate/tollgate.yaml
 
-SIGHUP reads the policy files again, as does a change of one of them. SIGTERM and SIGINT drain, then stop.")]
+SIGHUP reads the policy files again, as does a change of one of them. SIGTERM and SIGINT drain, then stop.
+Sockets that systemd hands over are used for the addresses of `listen` that they are bound to, and it is told when all is ready.")]
 pub(super) struct ServeArgs {
     #[command(flatten)]
     config: ConfigArgs,
@@ -28,7 +30,8 @@ impl ServeArgs {
         process::not_dumpable();
         process::private_files();
         let config = self.config.load().map_err(|errors| failure(&errors))?;
-        super::runtime()?.block_on(serve(&config, terminal))
+        let inherited = Inherited::from_environment()?;
+        super::runtime()?.block_on(serve(&config, inherited, terminal))
     }
 }
 
@@ -37,12 +40,16 @@ pub(super) fn failure(errors: &[ConfigError]) -> Failure {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n").into()
 }
 
-async fn serve(config: &Config, terminal: &mut Terminal) -> Result<ExitCode, Failure> {
+async fn serve(
+    config: &Config,
+    inherited: Inherited,
+    terminal: &mut Terminal,
+) -> Result<ExitCode, Failure> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let watch = reload::watch(&config.policies);
-    let server = Server::start(config).await?;
+    let server = Server::start_inheriting(config, inherited).await?;
     for address in server.explicit() {
         terminal.note(format_args!("tollgate: proxy on {address}"));
     }
@@ -58,7 +65,9 @@ async fn serve(config: &Config, terminal: &mut Terminal) -> Result<ExitCode, Fai
     if let Some(address) = server.metrics() {
         terminal.note(format_args!("tollgate: metrics and health on {address}"));
     }
+    activation::ready();
     until_stopped(&server, watch, &mut hangup, &mut terminate, &mut interrupt).await;
+    activation::stopping();
     terminal.note("tollgate: draining");
     if let Drained::Cut(tasks) = server.shut_down().await {
         terminal.note(format_args!("tollgate: {tasks} tasks were cut at the drain's deadline"));

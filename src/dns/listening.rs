@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::{Responder, TcpSocket, UdpSocket, Whose};
+use crate::activation::Inherited;
 use crate::config::{Dns, Listener};
 use crate::proxy::Proxy;
 use crate::secret::SandboxId;
@@ -27,11 +28,14 @@ struct Pair {
 const TRIES: u32 = 8;
 
 impl Sockets {
-    /// Binds all; port 0 takes a free one. On an error, it names the address.
-    pub async fn bind(listeners: &[Listener]) -> Result<Self, (SocketAddr, io::Error)> {
+    /// Binds all that was not opened beforehand; port 0 takes a free one. On an error, it names the address.
+    pub async fn bind(
+        listeners: &[Listener],
+        inherited: &mut Inherited,
+    ) -> Result<Self, (SocketAddr, io::Error)> {
         let mut sockets = Self::default();
         for Listener { address, sandbox } in listeners {
-            let (udp, tcp) = bind_both(*address).await.map_err(|error| (*address, error))?;
+            let (udp, tcp) = bound(*address, inherited).await.map_err(|error| (*address, error))?;
             sockets.addresses.push(udp.address().map_err(|error| (*address, error))?);
             sockets.pairs.push(Pair { udp, tcp, sandbox: sandbox.clone() });
         }
@@ -50,6 +54,18 @@ impl Sockets {
             let settings = dns.settings(address.ip());
             Responder::new(proxy, settings, Whose::Sender(sandbox)).serve(vec![udp], vec![tcp]);
         }
+    }
+}
+
+async fn bound(
+    address: SocketAddr,
+    inherited: &mut Inherited,
+) -> io::Result<(UdpSocket, TcpSocket)> {
+    match (inherited.udp(address), inherited.tcp(address)) {
+        (None, None) => bind_both(address).await,
+        (Some(udp), Some(tcp)) => Ok((UdpSocket::from_std(udp)?, TcpSocket::from_std(tcp)?)),
+        (Some(udp), None) => Ok((UdpSocket::from_std(udp)?, TcpSocket::bind(address).await?)),
+        (None, Some(tcp)) => Ok((UdpSocket::bind(address).await?, TcpSocket::from_std(tcp)?)),
     }
 }
 

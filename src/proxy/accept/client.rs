@@ -33,6 +33,8 @@ impl Client {
         listener: SocketAddr,
         entrance: &Arc<Entrance>,
     ) -> Self {
+        // A listener of both families shows an IPv4 client under a mapped address.
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let source = (!entrance.exclusive).then(|| peer.ip());
         Self {
             proxy: proxy.clone(),

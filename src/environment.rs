@@ -90,6 +90,19 @@ impl Environment {
         Self { variables }
     }
 
+    /// The variables that make clients trust the authority, and nothing else.
+    #[must_use]
+    pub fn trust(places: &Places) -> Self {
+        let bundle = places.bundle.display().to_string();
+        let replacing = BUNDLE.iter().map(|name| ((*name).to_owned(), bundle.clone()));
+        let java = java_options(&Places { proxy: None, ..places.clone() });
+        let adding = [
+            ("NODE_EXTRA_CA_CERTS".to_owned(), places.ca.display().to_string()),
+            ("JAVA_TOOL_OPTIONS".to_owned(), java),
+        ];
+        Self { variables: replacing.chain(adding).collect() }
+    }
+
     /// Name and value of each variable, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()))

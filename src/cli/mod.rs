@@ -4,6 +4,7 @@ mod allowed_hosts;
 mod ca;
 mod check;
 mod demo;
+mod doctor;
 mod env;
 mod explain;
 mod loopback;
@@ -60,6 +61,7 @@ enum Command {
     Ca(ca::Ca),
     Check(check::Check),
     Test(test::Test),
+    Doctor(doctor::Doctor),
     #[command(name = "selftest")]
     SelfTest(selftest::SelfTest),
     Explain(explain::Explain),
@@ -86,6 +88,7 @@ impl Command {
             Self::Ca(ca) => ca.run(terminal).map(|()| ExitCode::SUCCESS),
             Self::Check(check) => check.run(terminal),
             Self::Test(test) => test.run(terminal),
+            Self::Doctor(doctor) => doctor.run(terminal),
             Self::SelfTest(selftest) => selftest.run(terminal),
             Self::Explain(explain) => explain.run(terminal),
             Self::AllowedHosts(allowed_hosts) => allowed_hosts.run(terminal),

@@ -112,7 +112,8 @@ impl Connector {
         Ok(tcp)
     }
 
-    async fn resolve(&self, destination: &Destination) -> Result<Vec<SocketAddr>, Denial> {
+    /// All addresses of a destination, at most [`MOST_ANSWERS`], none of them checked yet.
+    pub async fn resolve(&self, destination: &Destination) -> Result<Vec<SocketAddr>, Denial> {
         if let Some(address) = self.connect_to.get(destination) {
             return Ok(vec![*address]);
         }

@@ -36,6 +36,18 @@ impl Upstream {
     /// Serves these hosts.
     pub(in crate::cli) async fn start(hosts: &[&str], respond: Respond) -> Result<Self, Failure> {
         let (tls, root_pem) = certified(hosts)?;
+        Self::serve(tls, root_pem, respond).await
+    }
+
+    /// With certificates that somebody else vouches for.
+    pub(in crate::cli) async fn presenting(
+        tls: ServerConfig,
+        respond: Respond,
+    ) -> Result<Self, Failure> {
+        Self::serve(tls, String::new(), respond).await
+    }
+
+    async fn serve(tls: ServerConfig, root_pem: String, respond: Respond) -> Result<Self, Failure> {
         let acceptor = TlsAcceptor::from(Arc::new(tls));
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -49,6 +61,7 @@ impl Upstream {
         self.address
     }
 
+    /// Its own root; empty if somebody else vouches for it.
     pub(in crate::cli) fn root_pem(&self) -> &str {
         &self.root_pem
     }

@@ -21,6 +21,8 @@ mod selftest;
 /// Upstreams, Tollgate, sandboxes, and what is asserted after every test.
 mod support;
 
+/// Started by systemd.
+mod activation;
 /// Internal addresses stay out of reach.
 mod addresses;
 /// One event per request, in full, and nothing else.
@@ -37,6 +39,8 @@ mod clients;
 mod denials;
 /// Random requests arrive as they were sent.
 mod differential;
+/// What Tollgate depends on and does not own.
+mod doctor;
 /// Stopping without breaking what runs.
 mod drain;
 /// Encoded answers are read, or refused.
@@ -63,6 +67,8 @@ mod linear;
 mod memory;
 /// Tokens in WebSocket messages.
 mod messages;
+/// Sandboxes in network namespaces, behind the shipped rules.
+mod netns;
 /// Tokens in the shape that clients expect.
 mod placeholders;
 /// The places beside headers that a secret may be opted into.

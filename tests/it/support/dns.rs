@@ -22,6 +22,17 @@ struct Known {
 impl DnsStub {
     pub(crate) async fn start() -> Self {
         let (udp, tcp) = bind().await;
+        Self::serve(udp, tcp)
+    }
+
+    /// On sockets that the test has bound, to one port.
+    pub(crate) fn on(udp: std::net::UdpSocket, tcp: std::net::TcpListener) -> Self {
+        udp.set_nonblocking(true).unwrap();
+        tcp.set_nonblocking(true).unwrap();
+        Self::serve(UdpSocket::from_std(udp).unwrap(), TcpListener::from_std(tcp).unwrap())
+    }
+
+    fn serve(udp: UdpSocket, tcp: TcpListener) -> Self {
         let address = udp.local_addr().unwrap();
         let known = Arc::new(Known::default());
         let of_udp = known.clone();

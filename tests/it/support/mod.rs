@@ -35,7 +35,7 @@ pub(crate) use recorded::Stream;
 pub(crate) use sandbox::{
     Answer, Connection, Protocol, RequestBody, Sandbox, full, read_all, read_answer, streamed,
 };
-pub(crate) use tollgate::{Tollgate, fresh_value};
+pub(crate) use tollgate::{Tollgate, fresh_value, merge};
 pub(crate) use upstream::{Body, Builder, RequestRecord, Upstream, body, empty, read_request};
 
 /// How long a test waits for what must come.

@@ -277,6 +277,19 @@ impl Sandbox {
         self.tls_over(io, host, &[protocol.alpn()]).await.unwrap()
     }
 
+    /// TLS on a connection that the test has opened in another place.
+    pub(crate) async fn tls_on(
+        &self,
+        tcp: std::net::TcpStream,
+        sni: &str,
+        alpn: &[&[u8]],
+    ) -> std::io::Result<Stream> {
+        tcp.set_nonblocking(true)?;
+        let tcp = tokio::net::TcpStream::from_std(tcp)?;
+        tcp.set_nodelay(true)?;
+        self.tls_over(Recorded::new(tcp, self.seen.clone()).boxed(), sni, alpn).await
+    }
+
     /// TLS over any stream with this SNI and these protocols.
     pub(crate) async fn tls_over(
         &self,

@@ -388,7 +388,8 @@ impl Upstream {
     }
 }
 
-fn merge(into: &mut Value, from: Value) {
+/// Puts the keys of one JSON object into another, at every level.
+pub(crate) fn merge(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
             for (key, value) in from {

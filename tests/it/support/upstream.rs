@@ -103,13 +103,15 @@ pub(crate) struct Builder {
     port: u16,
     tls: Option<(Leaf, Vec<&'static [u8]>)>,
     behaviour: Behaviour,
+    listener: Option<std::net::TcpListener>,
 }
 
 impl Upstream {
     /// HTTPS on (what clients call) port 443; h1 and h2; echoes.
     pub(crate) fn https(name: &str) -> Builder {
         let tls = Some((Leaf::Valid, vec![b"h2".as_slice(), b"http/1.1"]));
-        Builder { names: vec![name.to_owned()], port: 443, tls, behaviour: Behaviour::Http(echo()) }
+        let behaviour = Behaviour::Http(echo());
+        Builder { names: vec![name.to_owned()], port: 443, tls, behaviour, listener: None }
     }
 
     /// Plain HTTP on (what clients call) port 80.
@@ -197,6 +199,21 @@ impl Upstream {
         connections.iter().enumerate().map(with_requests).collect()
     }
 
+    /// Serves on one more listener, such as one of the other family.
+    pub(crate) fn also_at(&self, listener: std::net::TcpListener) {
+        listener.set_nonblocking(true).unwrap();
+        self.accept(TcpListener::from_std(listener).unwrap());
+    }
+
+    fn accept(&self, listener: TcpListener) {
+        let inner = self.inner.clone();
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                tokio::spawn(inner.clone().serve(tcp));
+            }
+        });
+    }
+
     /// The same upstream, for those who look at it later.
     pub(super) fn share(&self) -> Self {
         Self { inner: self.inner.clone() }
@@ -222,6 +239,11 @@ impl Builder {
     /// The port by which clients know it.
     pub(crate) fn on_port(self, port: u16) -> Self {
         Self { port, ..self }
+    }
+
+    /// On a listener that the test has bound, elsewhere than on loopback.
+    pub(crate) fn at(self, listener: std::net::TcpListener) -> Self {
+        Self { listener: Some(listener), ..self }
     }
 
     pub(crate) fn h1_only(self) -> Self {
@@ -307,7 +329,13 @@ impl Builder {
     }
 
     async fn start(self) -> Upstream {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let listener = match self.listener {
+            Some(bound) => {
+                bound.set_nonblocking(true).unwrap();
+                TcpListener::from_std(bound).unwrap()
+            }
+            None => TcpListener::bind(("127.0.0.1", 0)).await.unwrap(),
+        };
         let inner = Arc::new(Inner {
             names: self.names,
             port: self.port,
@@ -318,13 +346,9 @@ impl Builder {
             connections: Mutex::default(),
             requests: Mutex::default(),
         });
-        let accepting = inner.clone();
-        tokio::spawn(async move {
-            while let Ok((tcp, _)) = listener.accept().await {
-                tokio::spawn(accepting.clone().serve(tcp));
-            }
-        });
-        Upstream { inner }
+        let upstream = Upstream { inner };
+        upstream.accept(listener);
+        upstream
     }
 }
 

@@ -2,8 +2,7 @@
 //!
 //! A socket in the file system is reached through any network name space, so whoever listens on one outside (a container engine, an agent,
 //! a session bus) would be a way out. What a caller passes is read once, and what was read is what is connected to: the caller cannot
-//! change it in between. A socket in the file system is connected only if it lies in a folder that is the command's alone, or that the
-//! operator shares.
+//! change it in between. A socket in the file system is connected only if the command made it, or the operator shares it.
 
 use std::fs::File;
 use std::io;
@@ -24,6 +23,7 @@ use rustix::process::{
     ForeignRawFd, Pid, PidfdFlags, PidfdGetfdFlags, RawPid, pidfd_getfd, pidfd_open,
 };
 
+use super::own_sockets;
 use super::sys::{self, Call};
 
 /// Where sockets in the file system may be connected to.
@@ -200,7 +200,8 @@ impl Reachable {
         if self.devices.contains(&status.st_dev) || self.mounts.contains(&mount_of(found)?) {
             return Ok(());
         }
-        Err(Errno::ACCESS)
+        let own = own_sockets::bound_to(status.st_dev, status.st_ino);
+        if own.map_err(|error| errno(&error))? { Ok(()) } else { Err(Errno::ACCESS) }
     }
 }
 

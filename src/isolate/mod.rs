@@ -10,7 +10,7 @@
 //! 4. [`enter`]: the third stage descends into a user name space without power over the others, filters its system calls ([`filter`]), and
 //!    becomes the command.
 //! 5. [`connects`]: while the command runs, every `connect` of it is made on its behalf, which is how sockets in the file system that
-//!    programs outside listen on stay out of reach.
+//!    programs outside listen on stay out of reach ([`own_sockets`] tells which are the command's).
 //!
 //! The command has a process group of its own ([`terminal`]), for a signal to its group reaches every process of it, in whatever PID name
 //! space; the terminal's foreground is handed to and fro as a shell does it.
@@ -27,6 +27,7 @@ mod mounts;
 mod namespaces;
 mod netlink;
 mod network;
+mod own_sockets;
 mod plan;
 mod sys;
 mod terminal;

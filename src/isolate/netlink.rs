@@ -36,10 +36,33 @@ impl Netlink {
         }
         Ok(())
     }
+
+    /// Asks for a list, and gives each entry without its header.
+    pub(super) fn list(&self, message: &Message) -> io::Result<Vec<Vec<u8>>> {
+        let mut bytes = Vec::new();
+        message.write(1, &mut bytes)?;
+        send(&self.socket, &bytes, SendFlags::empty())?;
+        let mut list = Vec::new();
+        let mut answer = vec![0; 32 << 10];
+        loop {
+            let (received, _length) = recv(&self.socket, &mut answer[..], RecvFlags::empty())?;
+            let mut answers = answer.get(..received).unwrap_or_default();
+            while let Some((kind, body, rest)) = next(answers)? {
+                match kind {
+                    DONE => return Ok(list),
+                    ERROR => refusal(body)?,
+                    _ => list.push(body.to_vec()),
+                }
+                answers = rest;
+            }
+        }
+    }
 }
 
 const REQUEST: u16 = 1;
 const ACKNOWLEDGE: u16 = 4;
+/// Everything that there is.
+const DUMP: u16 = 0x300;
 /// Make what is not there.
 pub(super) const CREATE: u16 = 0x400;
 /// Behind what is there.
@@ -61,6 +84,11 @@ impl Message {
     /// The same without an acknowledgement.
     pub(super) fn silent(kind: u16, fixed: &[u8]) -> Self {
         Self { kind, flags: REQUEST, body: fixed.to_vec() }
+    }
+
+    /// Asks for a list.
+    pub(super) fn list(kind: u16, fixed: &[u8]) -> Self {
+        Self { kind, flags: REQUEST | DUMP, body: fixed.to_vec() }
     }
 
     /// Adds an attribute.
@@ -108,25 +136,53 @@ fn pad(bytes: &mut Vec<u8>) {
     bytes.resize(bytes.len().next_multiple_of(4), 0);
 }
 
+/// The value of the first attribute of a kind.
+pub(super) fn attribute_of(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    while let Some((head, _)) = attributes.split_first_chunk::<4>() {
+        let [l0, l1, k0, k1] = *head;
+        let length = usize::from(u16::from_ne_bytes([l0, l1]));
+        let value = attributes.get(head.len()..length)?;
+        if u16::from_ne_bytes([k0, k1]) == wanted {
+            return Some(value);
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..)?;
+    }
+    None
+}
+
 const ERROR: u16 = 2;
+const DONE: u16 = 3;
 
 /// How many requests these answers acknowledge.
 fn acknowledged(mut answers: &[u8]) -> io::Result<usize> {
     let mut count = 0;
-    while let Some((header, _)) = answers.split_first_chunk::<HEADER>() {
-        let [l0, l1, l2, l3, k0, k1, ..] = *header;
-        let length = usize::try_from(u32::from_ne_bytes([l0, l1, l2, l3])).unwrap_or(usize::MAX);
-        let body = answers.get(HEADER..length).ok_or(io::ErrorKind::InvalidData)?;
-        if u16::from_ne_bytes([k0, k1]) == ERROR {
-            let number = body.first_chunk().ok_or(io::ErrorKind::InvalidData)?;
-            match i32::from_ne_bytes(*number) {
-                0 => count += 1,
-                number => return Err(io::Error::from_raw_os_error(number.saturating_neg())),
-            }
+    while let Some((kind, body, rest)) = next(answers)? {
+        if kind == ERROR {
+            refusal(body)?;
+            count += 1;
         }
-        answers = answers.get(length.next_multiple_of(4)..).unwrap_or_default();
+        answers = rest;
     }
     Ok(count)
+}
+
+/// The kind and body of the first answer, and the answers behind it.
+fn next(answers: &[u8]) -> io::Result<Option<(u16, &[u8], &[u8])>> {
+    let Some((header, _)) = answers.split_first_chunk::<HEADER>() else { return Ok(None) };
+    let [l0, l1, l2, l3, k0, k1, ..] = *header;
+    let length = usize::try_from(u32::from_ne_bytes([l0, l1, l2, l3])).unwrap_or(usize::MAX);
+    let body = answers.get(HEADER..length).ok_or(io::ErrorKind::InvalidData)?;
+    let rest = answers.get(length.next_multiple_of(4)..).unwrap_or_default();
+    Ok(Some((u16::from_ne_bytes([k0, k1]), body, rest)))
+}
+
+/// The error that an answer names; 0 is none.
+fn refusal(body: &[u8]) -> io::Result<()> {
+    let number = body.first_chunk().ok_or(io::ErrorKind::InvalidData)?;
+    match i32::from_ne_bytes(*number) {
+        0 => Ok(()),
+        number => Err(io::Error::from_raw_os_error(number.saturating_neg())),
+    }
 }
 
 #[cfg(test)]

@@ -85,7 +85,10 @@ impl Trust {
         ]);
         let mut places = BTreeMap::new();
         let mut place = |path: &Path, file| {
-            if let Some(path) = fs::canonicalize(path).ok().filter(|path| path.is_file()) {
+            let found = fs::canonicalize(path).ok().filter(|path| path.is_file());
+            // A link into a folder that is about to be the command's own may dangle.
+            let linked = || fs::read_link(path).ok().filter(|path| view::is_private(path));
+            if let Some(path) = found.or_else(linked) {
                 places.insert(path, file);
             }
         };

@@ -188,7 +188,10 @@ async fn a_client_without_proxy_variables_reaches_an_allowed_host_with_the_real_
     assert_eq!(upstream.request().header("authorization").as_deref(), Some(expected.as_str()));
     assert!(said.out.contains("osb_sealed_"), "the echo is sealed: {said:?}");
     assert!(!said.out.to_ascii_lowercase().contains("proxy="), "{said:?}");
-    // By the system's bundle alone, as a client does that knows no variable of ours.
+    // By the system's own files alone, as clients do that know no variable of ours.
+    let python = "import urllib.request as r; print(r.urlopen('https://api.example.com/z').status)";
+    let said = workshop.run(workshop.isolated(&[], &["env", "-i", PYTHON, "-c", python])).await;
+    assert_eq!(said.out, "200\n", "{said:?}");
     let said = workshop
         .shell("unset SSL_CERT_FILE CURL_CA_BUNDLE; curl -sS -o /dev/null -w '%{http_code}' https://api.example.com/y")
         .await;
@@ -202,7 +205,9 @@ async fn a_denied_host_is_told_why_and_the_summary_has_the_lines_that_would_allo
         workshop.shell("curl -sS https://pastebin.example/x; curl -sS http://10.1.2.3/").await;
     assert!(said.out.contains("host_not_allowed"), "{said:?}");
     assert!(
-        said.err.contains("egressAllowlist") && said.err.contains("- \"pastebin.example\""),
+        said.err.contains(
+            "secretStores:\n  store:\n    egressAllowlist:\n      - \"pastebin.example\""
+        ),
         "{said:?}"
     );
     let audit = std::fs::read_to_string(workshop.path("audit/audit.jsonl")).unwrap();
@@ -309,6 +314,10 @@ own = socket.socket(socket.AF_UNIX); own.bind('/tmp/own.sock'); own.listen()
 attempt('own', lambda: unix('/tmp/own.sock'))
 abstract = socket.socket(socket.AF_UNIX); abstract.bind('\\0own'); abstract.listen()
 attempt('abstract', lambda: unix('\\0own'))
+try:
+    at_home = socket.socket(socket.AF_UNIX); at_home.bind('own.sock'); at_home.listen()
+    attempt('own at home', lambda: unix('own.sock'))
+finally: os.unlink('own.sock')
 "
     );
     let reached = |said: &Said| {
@@ -316,10 +325,10 @@ attempt('abstract', lambda: unix('\\0own'))
         lines.map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
     };
     let said = workshop.python(&script).await;
-    assert_eq!(reached(&said), ["own", "abstract"], "{said:?}");
+    assert_eq!(reached(&said), ["own", "abstract", "own at home"], "{said:?}");
     let shared = ["--share", engine.to_str().unwrap()];
     let said = workshop.run(workshop.isolated(&shared, &[PYTHON, "-c", &script])).await;
-    assert_eq!(reached(&said), ["engine", "own", "abstract"], "{said:?}");
+    assert_eq!(reached(&said), ["engine", "own", "abstract", "own at home"], "{said:?}");
     std::fs::remove_file(engine).unwrap();
 }
 

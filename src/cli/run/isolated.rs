@@ -41,8 +41,8 @@ impl Isolation {
         let shared = shared
             .iter()
             .map(|path| match std::path::absolute(path) {
-                Ok(absolute) if absolute.exists() => Ok(absolute),
-                _ => Err(format!("--share {}: there is nothing", path.display())),
+                Ok(absolute) if absolute.exists() && absolute.parent().is_some() => Ok(absolute),
+                _ => Err(format!("--share {}: there is nothing to share", path.display())),
             })
             .collect::<Result<Vec<_>, _>>()?;
         let files = secret_files(config, set);

@@ -140,7 +140,7 @@ async fn run(
         }
     };
     server.shut_down().await;
-    summarise(&denials, terminal);
+    summarise(&denials, session.policy().layers().last(), terminal);
     status
 }
 

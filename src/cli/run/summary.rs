@@ -2,9 +2,10 @@
 
 use crate::audit::Denials;
 use crate::cli::Terminal;
+use crate::secret::StoreName;
 
-/// What was denied, and the entries that would allow it.
-pub(super) fn summarise(denials: &Denials, terminal: &mut Terminal) {
+/// What was denied, and the lines of a policy that would allow it, in the sandbox's last store.
+pub(super) fn summarise(denials: &Denials, store: Option<&StoreName>, terminal: &mut Terminal) {
     let (seen, others) = denials.seen();
     if seen.is_empty() {
         return;
@@ -22,7 +23,11 @@ pub(super) fn summarise(denials: &Denials, terminal: &mut Terminal) {
     let mut entries: Vec<_> = seen.iter().filter_map(|(refused, _)| refused.entry()).collect();
     entries.dedup();
     if !entries.is_empty() {
-        terminal.note("tollgate: to allow what is wanted, add to a store's egressAllowlist:");
+        terminal.note("tollgate: to allow what is wanted, add to the policy:");
+        if let Some(store) = store {
+            terminal.note(format_args!("secretStores:\n  {store}:"));
+        }
+        terminal.note("    egressAllowlist:");
         for entry in entries {
             terminal.note(format_args!("      - {entry}"));
         }

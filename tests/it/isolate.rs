@@ -205,9 +205,8 @@ async fn a_denied_host_is_told_why_and_the_summary_has_the_lines_that_would_allo
         workshop.shell("curl -sS https://pastebin.example/x; curl -sS http://10.1.2.3/").await;
     assert!(said.out.contains("host_not_allowed"), "{said:?}");
     assert!(
-        said.err.contains(
-            "secretStores:\n  store:\n    egressAllowlist:\n      - \"pastebin.example\""
-        ),
+        said.err.contains("secretStores:\n  store:\n    egressAllowlist:\n      - \"")
+            && said.err.contains("      - \"pastebin.example\""),
         "{said:?}"
     );
     let audit = std::fs::read_to_string(workshop.path("audit/audit.jsonl")).unwrap();
@@ -286,6 +285,38 @@ attempt('unix datagrams', lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRA
     assert!(said.err.matches("Operation not permitted").count() >= 3, "{said:?}");
 }
 
+#[cfg(target_arch = "x86_64")]
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_with_other_numbers_and_rings_do_not_go_past_the_filter() {
+    let Some(workshop) = Workshop::open(None) else { return };
+    // `getpid` by the 32-bit entry and by the x32 numbers, then `io_uring_setup` and `keyctl`.
+    let said = workshop
+        .python(
+            "
+import ctypes, errno, mmap
+def run(code):
+    memory = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    memory.write(bytes.fromhex(code))
+    return ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(memory)))()
+print(run('b814000000cd80c3'), run('b8270000400f05c3'))
+libc = ctypes.CDLL(None, use_errno=True)
+for number in (425, 250): print(libc.syscall(number, 1, 0, 0), errno.errorcode[ctypes.get_errno()])
+",
+        )
+        .await;
+    assert_eq!(said.out, "-38 -38\n-1 ENOSYS\n-1 ENOSYS\n", "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_the_command_could_turn_is_no_way_to_a_secret() {
+    let Some(workshop) = Workshop::open(None) else { return };
+    std::os::unix::fs::symlink("secrets/key", workshop.path("link")).unwrap();
+    workshop.write("policies/policy.yaml", &POLICY.replace("../secrets/key", "../link"));
+    let said = workshop.shell("touch ran").await;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.contains("/link, which") && !workshop.path("ran").exists(), "{said:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sockets_in_the_file_system_are_out_of_reach_unless_they_are_shared() {
     let Some(workshop) = Workshop::open(None) else { return };
@@ -344,6 +375,13 @@ async fn tollgates_files_and_variables_are_hidden() {
     command.env("TOLLGATE_LOG", "warn").env("COPY", "x");
     let said = workshop.run(command).await;
     assert_eq!(said.out, "mine0\n0\n4\n", "{said:?}");
+    // A file in the working folder itself is hidden alone, and that is said.
+    workshop.write("key", &workshop.value);
+    workshop.write("policies/policy.yaml", &POLICY.replace("../secrets/key", "../key"));
+    let said = workshop.shell("cat key work/mine; rm -f key; mv key other; cat other").await;
+    assert_eq!(said.out, "mine", "{said:?}");
+    assert!(said.err.contains("a folder of its own"), "{said:?}");
+    workshop.write("policies/policy.yaml", POLICY);
     // What Tollgate reads again cannot be replaced by moving a folder above it.
     let name = workshop.folder.path().file_name().unwrap().to_str().unwrap();
     let said = workshop.shell(&format!("mv ../{name} ../moved && echo MOVED")).await;
@@ -512,6 +550,40 @@ async fn a_terminal_works_and_its_interrupt_reaches_the_command_once() {
     );
     let said = workshop.run(on_a_terminal("", &inject)).await;
     assert!(said.out.contains("PermissionError"), "{said:?}");
+}
+
+/// A shell with job control on a terminal of its own: what is typed once what is awaited has been shown.
+const IN_A_SHELL: &str = r#"
+import os, pty, re, select, sys, time
+pid, terminal = pty.fork()
+if pid == 0: os.execve('/bin/bash', ['bash', '--norc', '-i'], {**os.environ, 'PS1': 'P> ', 'TERM': 'dumb'})
+shown = ''
+at = 0
+def type(text): os.write(terminal, text.encode())
+def wait(pattern):
+    global shown, at
+    end = time.time() + 60
+    while time.time() < end:
+        found = re.search(pattern, shown[at:])
+        if found: at += found.end(); return
+        if select.select([terminal], [], [], 0.5)[0]: shown += os.read(terminal, 1000).decode()
+    sys.exit('no ' + pattern + ' in ' + repr(shown))
+run = sys.argv[1] + ' run --isolate -- '
+wait('P> '); type(run + """sh -c 'echo rea""dy; read x; echo got $x; exit 4'\n""")
+wait('ready'); type('\x1a'); wait('Stopped'); wait('P> '); type('jobs; echo mi""d\n'); wait('Stopped'); wait('mid')
+type('fg\n'); wait('exit 4'); type('word\n'); wait('got word'); wait('P> ')
+type('echo code $?\n'); wait('code 4')
+type(run + """sh -c 'read x </dev/tty; echo got $x' | cat\n"""); wait('isolated'); type('more\n'); wait('got more')
+type('exit\n'); os.waitpid(pid, 0); print('good')
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_a_job_of_the_callers_shell() {
+    let Some(workshop) = Workshop::open(None) else { return };
+    let mut command = workshop.command(PYTHON);
+    command.args(["-c", IN_A_SHELL]).arg(program());
+    let said = workshop.run(command).await;
+    assert_eq!(said.out, "good\n", "{said:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

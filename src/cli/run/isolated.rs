@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
 use crate::cli::{Failure, Terminal};
-use crate::config::{AuditSink, Config};
+use crate::config::{AuditSink, Config, DEFAULT_FILE};
 use crate::dns::{Responder, Settings, Sinks, TcpSocket, UdpSocket, Whose};
 use crate::isolate::{self, ControllingTerminal, Enclosure, Happened, Isolated, Listeners, Plan};
 use crate::policy::PolicySet;
@@ -55,13 +55,19 @@ impl Isolation {
                 );
             }
         }
+        for file in &files {
+            if let Some(link) = turnable_link(file, &hidden) {
+                let (file, link) = (file.display(), link.display());
+                return Err(format!("the secret file {file} is found through the link {link}, which the command could turn to another file: name the file itself").into());
+            }
+        }
         let (enclosure, listeners) = Enclosure::make()?;
         let plan = Plan {
             command: Vec::new(),
             environment: Vec::new(),
             directory,
             hidden,
-            read_later: files,
+            read_later: files.iter().filter_map(|file| settled(file).ok()).collect(),
             shared,
             authority: std::path::absolute(&config.ca_dir)?,
             foreground: false,
@@ -89,9 +95,24 @@ impl Isolation {
         }
         self.plan.command = command.to_vec();
         self.plan.environment = variables.into_iter().collect();
+        let without_file = config.file.is_none();
+        let ended = Self::attend(self.enclosure, self.plan, signals, terminal).await;
+        if without_file && Path::new(DEFAULT_FILE).exists() {
+            terminal.note(format_args!("tollgate: the command has left a {DEFAULT_FILE} here, which the next run would obey: look at it first"));
+        }
+        ended
+    }
+
+    /// Starts the command and stays with it until it ends.
+    async fn attend(
+        enclosure: Enclosure,
+        mut plan: Plan,
+        signals: &mut Signals,
+        terminal: &mut Terminal,
+    ) -> Result<ExitCode, Failure> {
         let mut job = Job::new()?;
-        self.plan.foreground = job.given;
-        let mut isolated = self.enclosure.start(self.plan)?;
+        plan.foreground = job.given;
+        let mut isolated = enclosure.start(plan)?;
         loop {
             tokio::select! {
                 happened = isolated.next() => match happened? {
@@ -199,37 +220,46 @@ fn secret_files(config: &Config, set: &PolicySet) -> Vec<PathBuf> {
     files.filter_map(|file| std::path::absolute(file).ok()).collect()
 }
 
+/// A path whose folders are no links; the last name of it may be one.
+fn settled(path: &Path) -> std::io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return std::fs::canonicalize(path);
+    };
+    Ok(std::fs::canonicalize(folder).map_or_else(|_error| path.clone(), |folder| folder.join(name)))
+}
+
 /// What is Tollgate's: its keys, policies, configuration and audit. A folder is hidden whole, so that what is put there later is hidden too.
 fn hidden(config: &Config, files: &[PathBuf], directory: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let home = std::env::home_dir();
+    let home = std::env::home_dir().and_then(|home| std::fs::canonicalize(home).ok());
     let needed = |folder: &Path| {
         let needed = [Some(directory), home.as_deref(), Some(Path::new("/etc"))];
         let system = ["/", "/usr", "/var", "/opt", "/home", "/mnt", "/srv"].map(Path::new);
         needed.into_iter().flatten().chain(system).any(|path| path.starts_with(folder))
     };
     let mut hidden = Vec::new();
-    let authority = std::path::absolute(&config.ca_dir)?;
+    let authority = settled(&config.ca_dir)?;
     if needed(&authority) {
         let folder = authority.display();
         return Err(format!("the authority's folder {folder} cannot be hidden, for it holds what the command needs: give it one of its own").into());
     }
     hidden.push(authority);
     for path in &config.policies {
-        let path = std::path::absolute(path)?;
+        let path = settled(path)?;
         if needed(&path) {
             hidden.extend(policy_files(&path));
         } else {
             hidden.push(path);
         }
     }
-    hidden.extend(config.file.as_deref().and_then(|file| std::path::absolute(file).ok()));
+    hidden.extend(config.file.as_deref().and_then(|file| settled(file).ok()));
     if let AuditSink::File(path) = &config.audit {
-        hidden.push(std::path::absolute(path)?);
+        hidden.push(settled(path)?);
     }
     for file in files {
         // By its folder: a file that is replaced by another of its name would show.
-        let found = std::fs::canonicalize(file);
-        for file in [Some(file.clone()), found.ok()].into_iter().flatten() {
+        let found = std::fs::canonicalize(file).ok();
+        for file in [settled(file).ok(), found].into_iter().flatten() {
             let folder = file.parent().filter(|folder| !needed(folder)).map(Path::to_owned);
             hidden.push(folder.unwrap_or(file));
         }
@@ -237,6 +267,17 @@ fn hidden(config: &Config, files: &[PathBuf], directory: &Path) -> Result<Vec<Pa
     hidden.sort();
     hidden.dedup();
     Ok(hidden)
+}
+
+/// The link on the way to a file that lies in a folder which the command sees and this user may write.
+fn turnable_link(file: &Path, hidden: &[PathBuf]) -> Option<PathBuf> {
+    let is_turnable = |link: &&Path| {
+        let Some(Ok(folder)) = link.parent().map(std::fs::canonicalize) else { return false };
+        link.is_symlink()
+            && !hidden.iter().any(|hidden| folder.starts_with(hidden))
+            && rustix::fs::access(&folder, rustix::fs::Access::WRITE_OK).is_ok()
+    };
+    file.ancestors().find(is_turnable).map(Path::to_owned)
 }
 
 /// The policy files right in a folder that is not hidden itself.

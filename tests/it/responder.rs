@@ -8,8 +8,8 @@ use serde_json::json;
 use tollgate::dns::{self, Denied, Settings, Sinks};
 
 use crate::clients::{client, python};
-use crate::support::Tollgate;
 use crate::support::names::{self, Names, addresses, question, with_edns};
+use crate::support::{Tollgate, Upstream, namespace};
 
 const POLICY: &str = r#"
 secretStores:
@@ -338,4 +338,51 @@ async fn the_c_librarys_resolver_finds_every_name_at_the_sinks() {
         assert!(found && text.trim() == "['198.18.0.1', '2001:2::1']", "{text}");
     }
     tollgate.finish().await;
+}
+
+/// All that it has is a name server, a route that Tollgate's rules redirect, and Tollgate's authority.
+#[test]
+fn a_client_with_a_name_server_and_a_route_reaches_its_host() {
+    namespace::run(async || {
+        let Some(curl) = client(None, "curl") else { return };
+        let policy = "secretStores:\n  keys:\n    egressAllowlist: [api.example.com]\n    secrets: { KEY: { from: { value: $KEY }, allowedHosts: [api.example.com] } }\nsandboxes: { sb-test: { secretStores: [keys] } }\n";
+        let upstream = Upstream::https("api.example.com").await;
+        let tollgate = Tollgate::describe(policy, &[&upstream])
+            .config(json!({
+                "listen": { "transparent": ["127.0.0.1:0", "[::1]:0"], "dns": ["127.0.0.1:53"] },
+                "dns": { "sink": ["198.51.100.1", "2001:db8::1"] },
+            }))
+            .start()
+            .await;
+        let transparent = tollgate.server().transparent();
+        namespace::redirect("ip daddr 198.51.100.0/24", transparent[0].port());
+        namespace::redirect("ip6 daddr 2001:db8::/32", transparent[1].port());
+        let conf = tollgate.folder().join("resolv.conf");
+        std::fs::write(&conf, "nameserver 127.0.0.1\noptions timeout:5 attempts:1\n").unwrap();
+        let token = tollgate.sandbox("sb-test").token("KEY").to_owned();
+        let get = async |family: &str, url: &str| {
+            let ca = tollgate.folder().join("authority/ca.pem");
+            let fetch = format!(
+                "mount --bind {} /etc/resolv.conf && exec {curl} --noproxy '*' --silent --show-error --max-time 30 {family} --cacert {} -H 'Authorization: Bearer {token}' {url}",
+                conf.display(),
+                ca.display()
+            );
+            let mut command = tokio::process::Command::new("unshare");
+            let output = command.args(["--mount", "sh", "-c", &fetch]).output().await.unwrap();
+            assert!(output.status.success(), "{family} {url}: {output:?}");
+            tollgate.sandbox_saw(&output.stdout);
+            String::from_utf8(output.stdout).unwrap()
+        };
+        for family in ["-4", "-6", ""] {
+            get(family, "https://api.example.com/v1").await;
+            let value = format!("Bearer {}", tollgate.value("KEY"));
+            assert_eq!(upstream.requests().pop().unwrap().header("authorization").unwrap(), value);
+            let denied = get(family, "https://evil.example.net/").await;
+            assert!(denied.contains("\"reason\":\"host_not_allowed\""), "{denied}");
+            let own = get(family, "http://tollgate.internal/allowed-hosts").await;
+            assert!(own.contains("\"sandboxID\":\"sb-test\""), "{own}");
+        }
+        assert_eq!(tollgate.dns().questions(), [""; 0], "connectTo names the upstream");
+        tollgate.finish().await;
+    });
 }

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tollgate::host::address::{Reach, reach};
 
 use super::dns_responder::{answer_to, liar};
-use crate::support::{Attack, P0, SOON, Upstream};
+use crate::support::{Attack, P0, SOON, Upstream, namespace};
 
 const INTERNAL: &str = "internal.allowed.test";
 const URL: &str = "https://internal.allowed.test/";
@@ -344,6 +344,43 @@ async fn NET_026_tollgates_own_sockets() {
         assert_eq!(literal, (403, "address_not_allowed".to_owned()), "{socket}");
     }
     attack.tollgate.finish().await;
+}
+
+/// A listener on the unspecified address has all of the machine's, private and public ones.
+#[test]
+fn NET_026_tollgates_own_sockets_at_every_address_of_the_machine() {
+    namespace::run(async || {
+        namespace::address("8.8.8.8/32");
+        namespace::address("2606:4700::1111/128");
+        let policy = P0.replace("internal.allowed.test:443", "\"internal.allowed.test:*\"");
+        let attack = Attack::with(
+            &policy,
+            json!({
+                "listen": { "explicit": ["0.0.0.0:0", "[::]:0"], "nonLocal": true },
+                "egress": { "allowPrivate": ["10.0.0.0/8", "127.0.0.0/8", "fd00::/8", "::1/128"] },
+            }),
+        )
+        .await;
+        let listeners = attack.tollgate.server().explicit();
+        let (v4, v6) = (listeners.first().unwrap(), listeners.last().unwrap());
+        for (address, port) in [
+            ("127.0.0.1", v4.port()),
+            ("127.83.0.9", v4.port()),
+            ("10.0.0.5", v4.port()),
+            ("8.8.8.8", v4.port()),
+            ("::1", v6.port()),
+            ("fd00:a::5", v6.port()),
+            ("2606:4700::1111", v6.port()),
+        ] {
+            attack.tollgate.dns().set(INTERNAL, &[address]);
+            let refused = attack.sandbox.get(&format!("http://{INTERNAL}:{port}/")).await;
+            let told = (refused.status, refused.reason());
+            assert_eq!(told, (403, "address_not_allowed"), "{address}: {}", refused.text());
+        }
+        // As many connections as the test itself opened: no one came from Tollgate.
+        assert_eq!(attack.tollgate.events(7).await.len(), 7);
+        attack.tollgate.finish().await;
+    });
 }
 
 #[tokio::test]

@@ -55,6 +55,11 @@ pub(crate) fn redirect(matches: &str, port: u16) {
     ));
 }
 
+/// Gives the namespace another address, such as a public one.
+pub(crate) fn address(address: &str) {
+    ip(&["address", "add", address, "dev", "lo"]);
+}
+
 const TABLE: &str = "tollgate_test";
 
 /// Makes a namespace, if that is possible here.

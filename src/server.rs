@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
+use ipnet::IpNet;
 
 use crate::activation::{ActivationError, Inherited};
 use crate::audit::{Audit, Event, Observe};
@@ -24,7 +25,7 @@ use crate::proxy::tls::roots::PlatformRoots;
 use crate::proxy::tls::seal_key::{self, SealKeyError};
 use crate::proxy::tls::upstream::{UpstreamTls, UpstreamTlsError};
 use crate::proxy::{
-    Connector, Entrance, Kind, Listening, Proxy, ResolverError, TokenPost, UpstreamProxy,
+    Connector, Entrance, Kind, Listening, Mark, Proxy, ResolverError, TokenPost, UpstreamProxy,
     is_user_and_password,
 };
 use crate::secret::{SandboxId, SealKey, SecretName, SourceSpec};
@@ -131,6 +132,7 @@ impl Server {
             config.upstream.connect_to.clone(),
             own,
             config.limits.connect_timeout,
+            Mark::new(config.upstream.mark).map_err(StartError::Mark)?,
         )?
         .behind(upstream_proxy(config, &tasks).await?);
         let mint = Arc::new(LeafMint::new(ca.clone(), config.limits.leaf_cache as usize)?);
@@ -219,7 +221,12 @@ impl Server {
         kind: Kind,
         sandbox: &SandboxId,
     ) -> std::io::Result<()> {
-        let entrance = Entrance { kind, sandbox: Some(sandbox.clone()), exclusive: true };
+        let entrance = Entrance {
+            kind,
+            sandbox: Some(sandbox.clone()),
+            exclusive: true,
+            balancers: Arc::default(),
+        };
         let listening = Listening::handed_over(listener, entrance)?;
         drop(self.proxy.tasks.spawn(listening.run(self.proxy.clone())));
         Ok(())
@@ -340,13 +347,15 @@ async fn bind_all(
     let Listen { explicit, transparent, tproxy, .. } = listen;
     let kinds =
         [(Kind::Explicit, explicit), (Kind::Redirected, transparent), (Kind::Tproxy, tproxy)];
+    let balancers: Arc<[IpNet]> = listen.balancers.clone().into();
     let mut listening = Vec::new();
     for (kind, listeners) in kinds {
         for Listener { address, sandbox } in listeners {
             if let Some(id) = sandbox.as_ref().filter(|id| !registry.contains(id)) {
                 return Err(StartError::ListenerSandbox(*address, id.clone()));
             }
-            let entrance = Entrance { kind, sandbox: sandbox.clone(), exclusive: false };
+            let (sandbox, balancers) = (sandbox.clone(), balancers.clone());
+            let entrance = Entrance { kind, sandbox, exclusive: false, balancers };
             let bound = match inherited.tcp(*address) {
                 Some(listener) => Listening::handed_over(listener, entrance),
                 None => Listening::bind(*address, entrance).await,
@@ -490,6 +499,11 @@ pub enum StartError {
     /// A listener.
     #[error("cannot listen on {0}: {1}")]
     Bind(SocketAddr, std::io::Error),
+    /// The mark of Tollgate's sockets.
+    #[error(
+        "upstream.mark cannot be set on a socket: {0}; give Tollgate CAP_NET_ADMIN, or leave it out"
+    )]
+    Mark(std::io::Error),
     /// The sandbox of a listener is not in the policies.
     #[error("the listener {0} is for the sandbox `{1}`, which no policy defines")]
     ListenerSandbox(SocketAddr, SandboxId),

@@ -14,8 +14,8 @@ use serde::de::IgnoredAny;
 use super::error::{ConfigError, Origin, quoted};
 use super::written::{
     At, ListenerFields, PrivateFields, WrittenDenials, WrittenEgress, WrittenFile, WrittenFloor,
-    WrittenListen, WrittenListener, WrittenPrivate, WrittenProxy, WrittenResolver, WrittenSource,
-    WrittenUpstream,
+    WrittenListen, WrittenListener, WrittenPrivate, WrittenProxy, WrittenProxyProtocol,
+    WrittenResolver, WrittenSource, WrittenUpstream,
 };
 use super::{
     AuditSink, Config, Denials, Dns, Egress, Listen, Listener, Overrides, Resolver, Upstream,
@@ -159,10 +159,11 @@ impl Compiler<'_> {
     fn private(&mut self, entry: &At<WrittenPrivate>) -> Option<(IpNet, Option<Vec<HostPattern>>)> {
         match entry.value() {
             WrittenPrivate::Network(cidr) => {
-                Some((self.network(self.file.origin(entry), cidr)?, None))
+                Some((self.network("egress.allowPrivate", self.file.origin(entry), cidr)?, None))
             }
             WrittenPrivate::Entry(PrivateFields { cidr, hosts }) => {
-                let network = self.network(self.file.origin(cidr), cidr.value())?;
+                let network =
+                    self.network("egress.allowPrivate", self.file.origin(cidr), cidr.value())?;
                 let Some(hosts) = hosts else {
                     return Some((network, None));
                 };
@@ -179,7 +180,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn network(&mut self, origin: Origin, text: &str) -> Option<IpNet> {
+    fn network(&mut self, key: &str, origin: Origin, text: &str) -> Option<IpNet> {
         let shown = quoted(text);
         let hint = match text.parse::<IpNet>() {
             Ok(network) if network.addr() == network.network() => return Some(network),
@@ -188,7 +189,7 @@ impl Compiler<'_> {
                 "write a network such as `10.0.0.0/8`, or `192.0.2.1/32` for one address".to_owned()
             }
         };
-        let message = format!("egress.allowPrivate: `{shown}` is not a network");
+        let message = format!("{key}: `{shown}` is not a network");
         self.errors.push(ConfigError::new(origin, message).hint(hint));
         None
     }
@@ -213,8 +214,19 @@ impl Compiler<'_> {
             roots: roots.iter().filter_map(|at| self.path("upstream.roots", at)).collect(),
             connect_to,
             resolver: written.resolver.as_ref().map_or(Resolver::System, |at| self.resolver(at)),
+            mark: written.mark.as_ref().and_then(|at| self.mark(at)),
             proxy: written.proxy.as_ref().and_then(|proxy| self.proxy(proxy)),
         }
+    }
+
+    fn mark(&mut self, at: &At<u32>) -> Option<u32> {
+        if *at.value() == 0 {
+            let error =
+                ConfigError::new(self.file.origin(at), "upstream.mark: 0 is what every socket has");
+            self.errors.push(error.hint("write another number, or leave it out"));
+            return None;
+        }
+        Some(*at.value())
     }
 
     fn proxy(&mut self, written: &WrittenProxy) -> Option<UpstreamProxy> {
@@ -315,6 +327,7 @@ impl Compiler<'_> {
             explicit: without_origin(explicit),
             transparent: without_origin(transparent),
             tproxy: without_origin(tproxy),
+            balancers: self.balancers(written),
             dns: without_origin(dns),
             api: api.map(|(address, _)| address),
             metrics: metrics.map(|(address, _)| address),
@@ -396,6 +409,28 @@ impl Compiler<'_> {
             Some((Listener::at(address), origin.clone()))
         };
         texts.iter().filter_map(read).collect()
+    }
+
+    fn balancers(&mut self, written: &WrittenListen) -> Vec<IpNet> {
+        const KEY: &str = "listen.proxyProtocol";
+        let Some(WrittenProxyProtocol { from }) = &written.proxy_protocol else {
+            return Vec::new();
+        };
+        let networks: Vec<_> = from
+            .iter()
+            .filter_map(|at| {
+                let text = at.value();
+                let single = text.parse::<std::net::IpAddr>().map(IpNet::from);
+                single.map_or_else(|_error| self.network(KEY, self.file.origin(at), text), Some)
+            })
+            .collect();
+        if let Some(all) = networks.iter().position(|network| network.prefix_len() == 0) {
+            let origin =
+                from.get(all).map_or_else(|| self.file.place(0, 0), |at| self.file.origin(at));
+            let message = format!("{KEY}: everybody could pass for everybody");
+            self.errors.push(ConfigError::new(origin, message).hint("name the load balancers"));
+        }
+        networks
     }
 
     fn check_local(&mut self, key: &'static str, listeners: &[Written<Listener>], non_local: bool) {

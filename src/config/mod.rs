@@ -18,6 +18,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::host::{Destination, HostPattern};
 use crate::policy::{OperatorRules, PrivateAccess};
 use crate::secret::{SandboxId, SourceSpec};
@@ -73,6 +75,8 @@ pub struct Listen {
     pub transparent: Vec<Listener>,
     /// What nftables hands over with `tproxy`.
     pub tproxy: Vec<Listener>,
+    /// The load balancers that say who the client is, by version 2 of the PROXY protocol.
+    pub balancers: Vec<IpNet>,
     /// The DNS responder, UDP and TCP on each.
     pub dns: Vec<Listener>,
     /// The operator's API, on loopback; none without a key.
@@ -127,6 +131,8 @@ pub struct Upstream {
     pub connect_to: BTreeMap<Destination, SocketAddr>,
     /// Who resolves names.
     pub resolver: Resolver,
+    /// The mark of Tollgate's own sockets, for rules of the firewall.
+    pub mark: Option<u32>,
     /// The corporate proxy through which upstreams are reached.
     pub proxy: Option<UpstreamProxy>,
 }

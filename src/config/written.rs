@@ -78,10 +78,19 @@ pub(super) struct WrittenListen {
     pub(super) api: Option<At<String>>,
     /// The address of /metrics, /healthz and /readyz, on loopback; by default none.
     pub(super) metrics: Option<At<String>>,
+    /// The load balancers in front, which say who the client is.
+    pub(super) proxy_protocol: Option<WrittenProxyProtocol>,
     /// Whether sandboxes may be listened to on other addresses than loopback.
     pub(super) non_local: Option<bool>,
     /// Addresses of the DNS responder, UDP and TCP on each; by default none.
     pub(super) dns: Option<Vec<At<WrittenListener>>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct WrittenProxyProtocol {
+    /// Their addresses or networks. From there version 2 of the PROXY protocol is required, and from nowhere else is it read.
+    pub(super) from: Vec<At<String>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -137,6 +146,8 @@ pub(super) struct WrittenUpstream {
     pub(super) connect_to: Option<Pairs>,
     /// `system`, or the addresses of name servers.
     pub(super) resolver: Option<At<WrittenResolver>>,
+    /// The mark (SO_MARK) of Tollgate's own sockets, so that rules of the firewall let them pass; by default none.
+    pub(super) mark: Option<At<u32>>,
     /// A corporate proxy through which upstreams are reached, by CONNECT.
     pub(super) proxy: Option<WrittenProxy>,
 }

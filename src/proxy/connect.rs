@@ -5,15 +5,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use hickory_resolver::TokioResolver;
+use hickory_resolver::Resolver;
 use hickory_resolver::config::{
     ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts,
 };
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use tokio::net::TcpStream;
 
 use super::chain::{self, UpstreamProxy};
-use crate::config::Resolver;
+use super::mark::{Mark, MarkedSockets};
+use crate::config::Resolver as Choice;
 use crate::host::Destination;
 use crate::host::address::CheckedAddr;
 use crate::policy::{
@@ -24,7 +24,8 @@ use crate::policy::{
 /// Dials upstreams.
 #[derive(Debug)]
 pub struct Connector {
-    resolver: TokioResolver,
+    resolver: Resolver<MarkedSockets>,
+    mark: Mark,
     connect_to: BTreeMap<Destination, SocketAddr>,
     own: OwnSockets,
     timeout: Duration,
@@ -34,13 +35,15 @@ pub struct Connector {
 impl Connector {
     /// `connect_to` replaces the look-up of single destinations, not the check of their addresses.
     pub fn new(
-        choice: &Resolver,
+        choice: &Choice,
         connect_to: BTreeMap<Destination, SocketAddr>,
         own: OwnSockets,
         timeout: Duration,
+        mark: Mark,
     ) -> Result<Self, ResolverError> {
-        let resolver = build_resolver(choice).map_err(|error| ResolverError(error.to_string()))?;
-        Ok(Self { resolver, connect_to, own, timeout, proxy: None })
+        let resolver =
+            build_resolver(choice, mark).map_err(|error| ResolverError(error.to_string()))?;
+        Ok(Self { resolver, mark, connect_to, own, timeout, proxy: None })
     }
 
     /// The same behind a corporate proxy, but for what `connect_to` names.
@@ -82,7 +85,7 @@ impl Connector {
         if let Some(own) = checked.iter().find(|address| self.is_own(address.socket_addr())) {
             return Err(leads_here(destination).at(own.socket_addr().ip()));
         }
-        let tcp = race(&checked).await.map_err(|why| {
+        let tcp = race(&checked, self.mark).await.map_err(|why| {
             Denial::new(
                 DenyReason::UpstreamUnreachable,
                 format!("{destination} cannot be connected to: {why}"),
@@ -106,7 +109,7 @@ impl Connector {
         let answers = self.resolve(proxy.address()).await;
         let answers = answers.map_err(|denial| not_there(&denial.detail))?;
         let checked = decide_proxy_address(&answers, &self.own)?;
-        let tcp = race(&checked).await.map_err(|why| not_there(&why))?;
+        let tcp = race(&checked, self.mark).await.map_err(|why| not_there(&why))?;
         let mut tcp = self.refuse_own(destination, tcp)?;
         proxy.open(&mut tcp, destination).await?;
         Ok(tcp)
@@ -162,13 +165,13 @@ const MOST_ANSWERS: usize = 16;
 const NEXT_ATTEMPT: Duration = Duration::from_millis(250);
 
 /// Tries the addresses in turn, the next one as soon as one fails and also while one is slow (RFC 8305 §5); or says why all failed.
-async fn race(addresses: &[CheckedAddr]) -> Result<TcpStream, String> {
+async fn race(addresses: &[CheckedAddr], mark: Mark) -> Result<TcpStream, String> {
     let mut waiting = addresses.iter();
     let mut attempts = FuturesUnordered::new();
     let mut why = "no address".to_owned();
     loop {
         match waiting.next() {
-            Some(address) => attempts.push(attempt(*address)),
+            Some(address) => attempts.push(mark.connect(address.socket_addr())),
             None if attempts.is_empty() => return Err(why),
             None => {}
         }
@@ -180,11 +183,6 @@ async fn race(addresses: &[CheckedAddr]) -> Result<TcpStream, String> {
             () = tokio::time::sleep(NEXT_ATTEMPT), if waiting.len() > 0 => {}
         }
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the only dialler: it takes a checked address")]
-async fn attempt(address: CheckedAddr) -> std::io::Result<TcpStream> {
-    TcpStream::connect(address.socket_addr()).await
 }
 
 /// Whether an address is one of this machine: only to such a one can a socket be bound.
@@ -209,22 +207,25 @@ pub(super) fn timed_out(destination: &Destination, what: &str) -> Denial {
     )
 }
 
-fn build_resolver(choice: &Resolver) -> Result<TokioResolver, hickory_resolver::net::NetError> {
-    let provider = TokioRuntimeProvider::default();
+fn build_resolver(
+    choice: &Choice,
+    mark: Mark,
+) -> Result<Resolver<MarkedSockets>, hickory_resolver::net::NetError> {
+    let provider = MarkedSockets::new(mark);
     let mut builder = match choice {
-        Resolver::System => {
+        Choice::System => {
             let (config, options) = hickory_resolver::system_conf::read_system_conf()?;
             let servers = config.name_servers().to_vec();
-            let mut builder = TokioResolver::builder_with_config(
+            let mut builder = Resolver::builder_with_config(
                 ResolverConfig::from_parts(None, Vec::new(), servers),
                 provider,
             );
             *builder.options_mut() = options;
             builder
         }
-        Resolver::Servers(servers) => {
+        Choice::Servers(servers) => {
             let servers = servers.iter().map(|&server| name_server(server)).collect();
-            let mut builder = TokioResolver::builder_with_config(
+            let mut builder = Resolver::builder_with_config(
                 ResolverConfig::from_parts(None, Vec::new(), servers),
                 provider,
             );

@@ -28,6 +28,7 @@ pub mod fuzzing;
 pub mod h1;
 mod http;
 mod identify;
+mod mark;
 mod pool;
 mod record;
 mod revoke;
@@ -59,6 +60,7 @@ pub use chain::{UpstreamProxy, is_user_and_password};
 pub use connect::{Connector, ResolverError};
 pub use forward::{AnswerBody, BodyCut};
 pub use identify::proxy_credentials;
+pub use mark::Mark;
 pub use pool::Upstreams;
 pub use scrub::AnswerPieces;
 pub use shared::Proxy;
@@ -88,6 +90,10 @@ async fn serve_connection(client: Arc<Client>, io: accept::Wire) {
 /// A connection of a client that knows its proxy.
 async fn serve_explicit(client: Arc<Client>, io: accept::Wire) {
     let outer = Arc::new(Via::outer(client));
+    let _beyond = match outer.reserve() {
+        Ok(beyond) => beyond,
+        Err(denial) => return outer.client.refused(&denial),
+    };
     match http::serve_h1(io, &outer).await {
         Some(After { opened: Opened::Tunnel(tunnel), io }) => {
             while_allowed(&tunnel, Box::pin(serve_opened(&tunnel, io))).await;
@@ -280,7 +286,7 @@ struct Via {
     /// What the connection becomes after the answer that is being written.
     opened: Mutex<Option<Opened>>,
     /// Counts an explicit connection that carries plain requests against its sandbox, from the first one on.
-    slot: OnceLock<OwnedSemaphorePermit>,
+    slot: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 /// What an HTTP/1 connection becomes after a CONNECT or an Upgrade.
@@ -302,14 +308,14 @@ struct Tunnel {
 }
 
 impl Tunnel {
-    /// Takes one of the sandbox's connection slots.
+    /// Keeps the connection's slot, or takes one of the sandbox's.
     fn open(
         via: &Via,
         recognised: Recognised,
         destination: Destination,
         refused: Option<Denial>,
     ) -> Result<Self, Denial> {
-        let slot = recognised.sandbox.connect()?;
+        let slot = via.take_slot().map_or_else(|| recognised.sandbox.connect(), Ok)?;
         let client = via.client.clone();
         Ok(Self { client, recognised, destination, refused, protocol: "connect", _slot: slot })
     }
@@ -347,7 +353,7 @@ impl Via {
             refused: None,
             verdicts: OnceLock::new(),
             opened: Mutex::new(None),
-            slot: OnceLock::new(),
+            slot: Mutex::default(),
         }
     }
 
@@ -358,12 +364,33 @@ impl Via {
         }
     }
 
-    /// A tunnel was counted when it was opened; an explicit connection counts with its first request.
+    /// An explicit connection from the address of a sandbox counts from its beginning. A few beyond the limit are heard, and told.
+    fn reserve(&self) -> Result<Option<OwnedSemaphorePermit>, Denial> {
+        let Some(owner) = self.client.owner() else { return Ok(None) };
+        match owner.connect() {
+            Ok(slot) => {
+                self.keep_slot(slot);
+                Ok(None)
+            }
+            Err(denial) => owner.hear_beyond().map(Some).ok_or(denial),
+        }
+    }
+
+    /// A tunnel was counted when it was opened; an explicit connection counts with its first request at the latest.
     fn count(&self, recognised: &Recognised) -> Result<(), Denial> {
-        if self.recognised.is_none() && self.slot.get().is_none() {
-            self.slot.set(recognised.sandbox.connect()?).unwrap_or_else(drop);
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.recognised.is_none() && slot.is_none() {
+            *slot = Some(recognised.sandbox.connect()?);
         }
         Ok(())
+    }
+
+    fn keep_slot(&self, slot: OwnedSemaphorePermit) {
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(slot);
+    }
+
+    fn take_slot(&self) -> Option<OwnedSemaphorePermit> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn accepted_by_strict_reading(&self) -> Result<(), Denial> {

@@ -284,6 +284,13 @@ impl Tunnel {
     }
 }
 
+impl Client {
+    /// Records that a connection was refused before anything was known of it but its address.
+    pub(super) fn refused(&self, denial: &Denial) {
+        refused(self, self.owner().map(|sandbox| &**sandbox), None, "", denial);
+    }
+}
+
 impl Refused {
     /// Records it.
     pub(super) fn record(&self, client: &Client) {

@@ -72,6 +72,7 @@ async fn handshake(
         tracing::error!(%error, sandbox = %tunnel.recognised.sandbox.id(), "a leaf could not be minted");
         Denial::new(DenyReason::LimitExceeded, "no certificate could be made", "see Tollgate's log")
     })?;
+    let _turn = tunnel.recognised.sandbox.handshake().await;
     hello.accept(config).await.map_err(|error| broken(&error))
 }
 

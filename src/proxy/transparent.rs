@@ -4,7 +4,6 @@
 //! address is never dialled: it is the name only of a client that gives none, and then only if the policy lists that very address. Refused
 //! are unknown sandboxes, connections that were meant for a listener of our own, and what is neither TLS nor HTTP.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustls::AlertDescription;
@@ -91,7 +90,7 @@ impl Arrived {
             recognised: Some(self.recognised),
             ..Via::outer(self.client)
         };
-        via.slot.set(self.slot).unwrap_or_else(drop);
+        via.keep_slot(self.slot);
         via
     }
 
@@ -136,24 +135,18 @@ fn recognise(client: &Client) -> Result<Recognised, Denial> {
 
 /// The original destination, unless it is a listener of our own: then nothing was redirected, or our own traffic was.
 fn original_destination(client: &Client, io: &Wire) -> Result<Destination, Denial> {
-    let original = io.original_destination(client.entrance.kind).map_err(|error| {
-        tracing::debug!(%error, peer = %client.peer, "a connection has no original destination");
-        not_redirected()
-    })?;
-    let local = io.local_addr().map_err(|_error| not_redirected())?;
-    let is_listener = match client.entrance.kind {
-        super::Kind::Tproxy => false,
-        super::Kind::Explicit | super::Kind::Redirected => canonical(local) == original,
+    let original = match client.meant {
+        Some(meant) => meant,
+        None => io.original_destination(client.entrance.kind).map_err(|error| {
+            tracing::debug!(%error, peer = %client.peer, "a connection has no original destination");
+            not_redirected()
+        })?,
     };
-    if is_listener || client.proxy.connector.is_own(original) {
+    if client.proxy.connector.is_own(original) {
         return Err(not_redirected());
     }
     let port = Port::try_from(original.port()).map_err(|_error| not_redirected())?;
     Ok(Destination { host: Host::from_ip(original.ip()), port })
-}
-
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 fn not_redirected() -> Denial {

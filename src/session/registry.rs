@@ -51,6 +51,8 @@ pub struct Sandbox {
     exposure: Exposure,
     questions: Questions,
     told: Pace,
+    beyond: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
 }
 
 impl Sandbox {
@@ -89,6 +91,18 @@ impl Sandbox {
         self.told.admits()
     }
 
+    /// Takes one of the few places beyond its connection slots, where a request is heard and refused.
+    #[must_use]
+    pub fn hear_beyond(&self) -> Option<OwnedSemaphorePermit> {
+        self.beyond.clone().try_acquire_owned().ok()
+    }
+
+    /// Waits for its turn in the handshakes, which take more time of the processor than all else: those of one sandbox never stand in line
+    /// before another's by the hundred.
+    pub async fn handshake(&self) -> Option<OwnedSemaphorePermit> {
+        self.handshakes.clone().acquire_owned().await.ok()
+    }
+
     /// Takes one of its connection slots, until the permit is dropped.
     pub fn connect(&self) -> Result<OwnedSemaphorePermit, Denial> {
         self.connections.clone().try_acquire_owned().map_err(|_error| {
@@ -100,6 +114,11 @@ impl Sandbox {
         })
     }
 }
+
+/// Connections beyond the limit of one sandbox that are heard, so that they can be told.
+const BEYOND: usize = 32;
+/// TLS handshakes of one sandbox at once.
+const HANDSHAKES: usize = 32;
 
 #[derive(Debug, Default)]
 struct Index {
@@ -239,6 +258,8 @@ impl Registry {
             exposure: Exposure::new(self.bounds.exposed_hits),
             questions: Questions::new(self.bounds.dns_questions),
             told: Pace::per_minute(self.bounds.told_refusals),
+            beyond: Arc::new(Semaphore::new(BEYOND)),
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
         })
     }
 }

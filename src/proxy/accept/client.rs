@@ -22,6 +22,8 @@ pub struct Client {
     pub(in crate::proxy) activity: Arc<Activity>,
     /// The address, where it says something.
     source: Option<IpAddr>,
+    /// Where it wanted to go, as a load balancer says.
+    pub(in crate::proxy) meant: Option<SocketAddr>,
     /// Whose the address was when the connection came.
     owner: Option<Arc<Sandbox>>,
 }
@@ -32,6 +34,7 @@ impl Client {
         peer: SocketAddr,
         listener: SocketAddr,
         entrance: &Arc<Entrance>,
+        meant: Option<SocketAddr>,
     ) -> Self {
         // A listener of both families shows an IPv4 client under a mapped address.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
@@ -45,7 +48,13 @@ impl Client {
             activity: Arc::default(),
             owner: proxy.registry.owner(source, entrance.sandbox.as_ref()),
             source,
+            meant,
         }
+    }
+
+    /// The sandbox of the address or the listener.
+    pub(in crate::proxy) const fn owner(&self) -> Option<&Arc<Sandbox>> {
+        self.owner.as_ref()
     }
 
     /// What the connection shows of itself, with the credentials that a request adds to it.

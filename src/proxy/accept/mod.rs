@@ -1,5 +1,6 @@
 //! Step 1: listeners and connection limits. What a connection shows of itself before its first byte is taken down here.
 
+mod balancer;
 mod client;
 mod original;
 mod wire;
@@ -8,13 +9,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::seldom::seldom;
 use super::{Proxy, serve_connection};
+use crate::policy::{Denial, DenyReason};
 use crate::secret::SandboxId;
 
+use balancer::Behind;
 pub use client::Client;
 pub(super) use wire::Wire;
 
@@ -35,6 +39,8 @@ pub struct Entrance {
     pub sandbox: Option<SandboxId>,
     /// Nobody but that sandbox can reach it, such as in a network namespace of its own.
     pub exclusive: bool,
+    /// The load balancers that say who the client is.
+    pub balancers: Arc<[IpNet]>,
 }
 
 /// How connections come to a listener.
@@ -113,19 +119,66 @@ impl Listening {
         if let Err(error) = tcp.set_nodelay(true) {
             tracing::debug!(%error, %peer, "TCP_NODELAY is not set");
         }
-        let client = Arc::new(Client::arrived(proxy, peer, self.address, &self.entrance));
-        let wire = Wire::new(tcp, client.activity.clone());
+        let arrived =
+            Arrived { tcp, peer, listener: self.address, entrance: self.entrance.clone() };
         let counted = proxy.connections.accepted();
-        let task = proxy.tasks.spawn(async move {
-            tokio::select! {
-                biased;
-                () = serve_connection(client.clone(), wire) => {}
-                why = seldom(client.cut()) => tracing::debug!(peer = %client.peer, "a connection is cut: {why}"),
-            }
+        let proxy = proxy.clone();
+        let task = proxy.tasks.clone().spawn(async move {
+            arrived.serve(&proxy).await;
             drop((slot, counted));
         });
         drop(task);
     }
+}
+
+/// A connection of which nothing was read.
+struct Arrived {
+    tcp: TcpStream,
+    peer: SocketAddr,
+    listener: SocketAddr,
+    entrance: Arc<Entrance>,
+}
+
+impl Arrived {
+    async fn serve(mut self, proxy: &Arc<Proxy>) {
+        let (peer, meant) = match self.behind(proxy).await {
+            None => (self.peer, None),
+            Some(Ok(Behind::Client { source, destination })) => (source, Some(destination)),
+            Some(Ok(Behind::Nobody)) => return,
+            Some(Err(error)) => {
+                tracing::debug!(%error, peer = %self.peer, "a load balancer does not say who the client is");
+                let client = Client::arrived(proxy, self.peer, self.listener, &self.entrance, None);
+                return client.refused(&unintroduced());
+            }
+        };
+        let client = Client::arrived(proxy, peer, self.listener, &self.entrance, meant);
+        let (client, wire) = (Arc::new(client), self.tcp);
+        let wire = Wire::new(wire, client.activity.clone());
+        tokio::select! {
+            biased;
+            () = serve_connection(client.clone(), wire) => {}
+            why = seldom(client.cut()) => tracing::debug!(peer = %client.peer, "a connection is cut: {why}"),
+        }
+    }
+
+    /// Who is behind a load balancer; none, if the peer is none.
+    async fn behind(&mut self, proxy: &Proxy) -> Option<std::io::Result<Behind>> {
+        let ip = self.peer.ip().to_canonical();
+        if !self.entrance.balancers.iter().any(|balancer| balancer.contains(&ip)) {
+            return None;
+        }
+        let limit = proxy.limits.handshake_timeout;
+        let read = tokio::time::timeout(limit, balancer::read(&mut self.tcp)).await;
+        Some(read.unwrap_or_else(|_elapsed| Err(std::io::ErrorKind::TimedOut.into())))
+    }
+}
+
+fn unintroduced() -> Denial {
+    Denial::new(
+        DenyReason::ProtocolNotAllowed,
+        "a load balancer sent no PROXY header of version 2 for a TCP client",
+        "switch version 2 of the PROXY protocol on at the load balancer, or take it out of listen.proxyProtocol",
+    )
 }
 
 const AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(50);

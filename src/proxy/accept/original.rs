@@ -18,6 +18,9 @@ pub(super) fn of(tcp: &TcpStream, kind: Kind) -> io::Result<SocketAddr> {
         Kind::Tproxy => local,
         Kind::Explicit | Kind::Redirected => redirected(tcp, local)?,
     };
+    if kind == Kind::Redirected && original == local {
+        return Err(io::ErrorKind::AddrNotAvailable.into());
+    }
     Ok(SocketAddr::new(original.ip().to_canonical(), original.port()))
 }
 

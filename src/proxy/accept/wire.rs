@@ -30,11 +30,6 @@ impl Wire {
         original::of(&self.tcp, kind)
     }
 
-    /// The address at which it came in.
-    pub(in crate::proxy) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.tcp.local_addr()
-    }
-
     fn note<T>(&self, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if matches!(poll, Poll::Ready(Ok(_))) {
             self.activity.moved.store(true, Ordering::Relaxed);

@@ -30,6 +30,7 @@ listen:
   dns: ["127.0.0.1:5353", { address: "[::1]:5353", sandbox: sb-1 }]
   transparent: ["127.0.0.1:3129", { address: "[::1]:3129", sandbox: sb-dev }]
   tproxy: ["127.0.0.1:3131"]
+  proxyProtocol: { from: [10.0.0.2, "fd00::/64"] }
   metrics: 127.0.0.1:9464
   nonLocal: false
 dns:
@@ -50,6 +51,7 @@ upstream:
   connectTo:
     "API.example.com:443": 127.0.0.1:8443
   resolver: [192.0.2.53:53]
+  mark: 0x10
   proxy:
     url: http://proxy.corp.example:3128
     credentials: { env: PROXY_CREDENTIALS }
@@ -75,6 +77,8 @@ fn a_full_file_means_what_it_says() {
     assert_eq!(config.listen.transparent[0], Listener::at("127.0.0.1:3129".parse().unwrap()));
     assert_eq!(config.listen.transparent[1].sandbox.as_ref().unwrap().as_str(), "sb-dev");
     assert_eq!(config.listen.tproxy, [Listener::at("127.0.0.1:3131".parse().unwrap())]);
+    assert_eq!(config.listen.balancers.len(), 2);
+    assert_eq!(config.upstream.mark, Some(16));
     assert_eq!(config.listen.api.unwrap().port(), 3130);
     assert_eq!(config.listen.metrics.unwrap().port(), 9464);
     assert_eq!(config.listen.dns[0], Listener::at("127.0.0.1:5353".parse().unwrap()));
@@ -202,6 +206,9 @@ fn mistakes_are_refused_with_place_and_hint() {
         ("dns: { sink: [gateway] }", "1:15", "not an IP address"),
         ("egress: { nat64: ['64:ff9b::/97'] }", "1:19", "96 bits"),
         ("dns: { denied: nxdomain }", "1:16", "nxdomain"),
+        ("listen: { proxyProtocol: { from: [10.0.0.1/8] } }", "1:35", "10.0.0.0/8"),
+        ("listen: { proxyProtocol: { from: ['::/0'] } }", "1:35", "everybody"),
+        ("upstream: { mark: 0 }", "1:19", "every socket"),
         ("listen: { transparent: ['0.0.0.0:1'] }", "1:25", "from other machines"),
         ("listen: { tproxy: [{ sandbox: a }] }", "1:22", "address"),
         ("listen: { transparent: [{ address: x }] }", "1:36", "not an address"),

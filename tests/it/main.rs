@@ -81,6 +81,8 @@ mod protocols;
 mod reload;
 /// Names lead to Tollgate, and nobody is asked.
 mod responder;
+/// Many sandboxes, told apart.
+mod sandboxes;
 /// An echoed value becomes its token again.
 mod scrubbing;
 /// Requests signed with secrets that never travel.

@@ -222,3 +222,60 @@ fn a_listener_of_another_namespace_serves_the_one_sandbox_it_was_handed_over_for
     let events = server.join().unwrap();
     assert!(events.iter().all(|event| event["sandboxID"] == "sb-a"), "{events:?}");
 }
+
+#[test]
+fn refusals_beyond_the_rate_end_in_an_alert() {
+    namespace::run(async || {
+        let upstream = Upstream::https("api.example.com").await;
+        let config = json!({
+            "listen": { "transparent": ["127.0.0.1:0"] },
+            "limits": { "toldRefusals": 2 },
+        });
+        let tollgate = Tollgate::describe(POLICY, &[&upstream]).config(config).start().await;
+        namespace::redirect("ip daddr 198.51.100.0/24", tollgate.server().transparent()[0].port());
+        let a = tollgate.sandbox("sb-a").dialling_from("10.0.0.5".parse().unwrap());
+        for nth in 0..2 {
+            let answer = a.get_at(SOMEWHERE, &format!("https://denied-{nth}.example.com/")).await;
+            assert_eq!((answer.status, answer.reason()), (403, "host_not_allowed"));
+        }
+        let refused = a.open_at(SOMEWHERE, "https://denied.example.com/", Protocol::H1).await;
+        let error = refused.err().unwrap().to_string();
+        assert!(error.contains("AccessDenied"), "{error}");
+        // The other sandbox has its own, and what is allowed is not counted.
+        let b = tollgate.sandbox("sb-b").dialling_from("10.0.0.6".parse().unwrap());
+        assert_eq!(b.get_at(SOMEWHERE, "https://api.example.com/").await.status, 403);
+        assert_eq!(a.get_at(SOMEWHERE, "https://api.example.com/").await.status, 200);
+        let events = tollgate.finish().await;
+        assert_eq!(events[2]["host"], "denied.example.com");
+        assert_eq!(
+            (&events[2]["event"], &events[2]["reason"]),
+            (&json!("connection"), &json!("host_not_allowed"))
+        );
+    });
+}
+
+/// A rule hands the packets over as they are, and marked sockets of Tollgate's own pass it by.
+#[test]
+fn a_tproxy_listener_serves_what_is_handed_over_and_marked_sockets_pass() {
+    namespace::run(async || {
+        let upstream = Upstream::https("api.example.com").await;
+        let config = json!({
+            "listen": { "tproxy": ["127.0.0.1:0", "[::1]:0"] },
+            "upstream": { "mark": 7 },
+        });
+        let tollgate = Tollgate::describe(POLICY, &[&upstream]).config(config).start().await;
+        let listeners = tollgate.server().transparent();
+        namespace::hand_over("ip daddr 198.51.100.0/24", "ip", listeners[0]);
+        namespace::hand_over("ip6 daddr 2001:db8::/32", "ip6", listeners[1]);
+        // Whatever goes to the upstream unmarked is refused.
+        namespace::reject_unmarked(upstream.address(), 7);
+        let a = tollgate.sandbox("sb-a").dialling_from("10.0.0.5".parse().unwrap());
+        assert_eq!(a.get_at(SOMEWHERE, "https://api.example.com/").await.status, 200);
+        let a = a.dialling_from("fd00:a::5".parse().unwrap());
+        let answer = a.get_at(at("[2001:db8::7]:443"), "https://api.example.com/").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let answer = a.get_at(at("[2001:db8::7]:8444"), "https://api.example.com:8444/").await;
+        assert_eq!((answer.status, answer.reason()), (403, "port_not_allowed"));
+        tollgate.finish().await;
+    });
+}

@@ -14,7 +14,6 @@ use rustls::{HandshakeKind, NamedGroup};
 
 use super::harness::{Authority, Bed, Fields, H2End, Setup, fields, self_signed};
 
-// not yet: FRONT-028 needs transparent mode; an explicit client gives no address beside the name
 
 const API: &str = "api.allowed.test";
 
@@ -468,4 +467,29 @@ async fn FRONT_041_other_versions() {
         "GET / HTTP/1.9\r\nHost: api.allowed.test\r\n\r\n",
     ];
     refused_inside(&requests, 505, "protocol_not_allowed").await;
+}
+
+/// The address that the client dialled, where an attacker listens, gets nothing: the name is resolved here.
+#[test]
+fn FRONT_028_a_host_field_on_the_way_to_another_address() {
+    use crate::support::{Tollgate, Upstream, namespace};
+    const POLICY: &str = "
+secretStores: { open: { egressAllowlist: [open.allowed.test] } }
+sandboxes: { sb-one: { secretStores: [open], sources: [10.0.0.5] } }
+";
+    namespace::run(async || {
+        let evil = std::net::TcpListener::bind("198.51.100.66:80").unwrap();
+        evil.set_nonblocking(true).unwrap();
+        let upstream = Upstream::http("open.allowed.test").answering(200, &[], "own").await;
+        let listen = serde_json::json!({ "listen": { "transparent": ["127.0.0.1:0"] } });
+        let tollgate = Tollgate::describe(POLICY, &[&upstream]).config(listen).start().await;
+        namespace::redirect("ip daddr 198.51.100.0/24", tollgate.server().transparent()[0].port());
+        let sandbox = tollgate.sandbox("sb-one").dialling_from("10.0.0.5".parse().unwrap());
+        let address = evil.local_addr().unwrap();
+        let answer = sandbox.get_at(address, "http://open.allowed.test/exfil").await;
+        assert_eq!((answer.status, answer.text()), (200, "own".to_owned()));
+        assert_eq!(upstream.requests().len(), 1);
+        assert!(evil.accept().is_err(), "the address was dialled");
+        tollgate.finish().await;
+    });
 }

@@ -17,6 +17,7 @@ mod network_destination_ssrf;
 mod oracles;
 mod policy_file;
 mod reflection;
+mod sandbox_identity;
 mod substitution;
 mod tls_client_side;
 mod wire;

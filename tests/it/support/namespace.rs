@@ -12,6 +12,7 @@
 use std::fs::File;
 use std::future::Future;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -58,6 +59,24 @@ pub(crate) fn redirect(matches: &str, port: u16) {
 /// Gives the namespace another address, such as a public one.
 pub(crate) fn address(address: &str) {
     ip(&["address", "add", address, "dev", "lo"]);
+}
+
+/// Hands over what an expression of nftables matches to a listener of the kind `tproxy`.
+pub(crate) fn hand_over(matches: &str, family: &str, listener: SocketAddr) {
+    // The packets of this machine are looked at as they come in on the loopback.
+    nft(&format!(
+        "table inet {TABLE} {{ chain pre {{ type filter hook prerouting priority mangle; }}; }}
+         add rule inet {TABLE} pre {matches} meta l4proto tcp tproxy {family} to {listener} accept"
+    ));
+}
+
+/// Refuses connections to an address that have not this mark.
+pub(crate) fn reject_unmarked(address: SocketAddr, mark: u32) {
+    let (ip, port) = (address.ip(), address.port());
+    nft(&format!(
+        "table inet {TABLE} {{ chain own {{ type filter hook output priority 0; }}; }}
+         add rule inet {TABLE} own ip daddr {ip} tcp dport {port} mark != {mark} reject with tcp reset"
+    ));
 }
 
 const TABLE: &str = "tollgate_test";

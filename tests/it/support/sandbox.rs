@@ -167,6 +167,11 @@ impl Sandbox {
         Self { source, show_credentials: false, ..self }
     }
 
+    /// Through another listener.
+    pub(crate) fn through(self, proxy: SocketAddr) -> Self {
+        Self { proxy, ..self }
+    }
+
     /// Trusts this as well, for what is not intercepted.
     pub(crate) fn roots(&self) -> Arc<RootCertStore> {
         self.roots.clone()

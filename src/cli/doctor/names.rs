@@ -9,7 +9,7 @@ use super::finding::Finding;
 use crate::config::{Config, Listener};
 use crate::host::Destination;
 use crate::policy::{OperatorRules, OwnSockets, PolicySet};
-use crate::proxy::Connector;
+use crate::proxy::{Connector, Mark};
 
 const NAMES: &str = "names";
 /// How long a question waits.
@@ -27,8 +27,15 @@ pub(super) async fn resolver(config: &Config, set: Option<&PolicySet>) -> Vec<Fi
     };
     let own = OwnSockets { listening: Vec::new() };
     let connect_to = config.upstream.connect_to.clone();
-    let connector =
-        Connector::new(&config.upstream.resolver, connect_to, own, config.limits.connect_timeout);
+    // Without the right to set it the look-up is tried all the same.
+    let mark = Mark::new(config.upstream.mark).unwrap_or_default();
+    let connector = Connector::new(
+        &config.upstream.resolver,
+        connect_to,
+        own,
+        config.limits.connect_timeout,
+        mark,
+    );
     let mend = "mend /etc/resolv.conf, or name servers in `upstream.resolver`";
     let connector = match connector {
         Ok(connector) => connector,

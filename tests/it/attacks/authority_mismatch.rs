@@ -14,7 +14,6 @@ use rustls::{HandshakeKind, NamedGroup};
 
 use super::harness::{Authority, Bed, Fields, H2End, Setup, fields, self_signed};
 
-
 const API: &str = "api.allowed.test";
 
 /// Each is refused with this inside a tunnel to the host, which is closed; nothing is dialled.

@@ -67,8 +67,10 @@ async fn ID_006_a_forged_id() {
     ] {
         let field = basic(&format!("{user}:{password}"));
         let head = "CONNECT b.allowed.test:443 HTTP/1.1\r\nHost: b.allowed.test:443\r\n";
-        let claims = "X-Sandbox-Id: sb-c\r\nX-Forwarded-For: 127.1.0.2\r\nForwarded: for=127.1.0.2\r\n";
-        let answer = c.raw(format!("{head}Proxy-Authorization: {field}\r\n{claims}\r\n").as_bytes()).await;
+        let claims =
+            "X-Sandbox-Id: sb-c\r\nX-Forwarded-For: 127.1.0.2\r\nForwarded: for=127.1.0.2\r\n";
+        let answer =
+            c.raw(format!("{head}Proxy-Authorization: {field}\r\n{claims}\r\n").as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 407 "), "{user}: {answer}");
     }
     // The right ones from the address of another sandbox.
@@ -86,7 +88,8 @@ fn basic(credentials: &str) -> String {
 
 #[tokio::test]
 async fn ID_010_two_sandboxes_in_one_network_namespace() {
-    let tollgate = Tollgate::with(POLICY, &[]).await;
+    let mut tollgate = Tollgate::with(POLICY, &[]).await;
+    tollgate.expect_error("the policy files were refused");
     let twice = POLICY.replace("127.1.0.2", "127.1.0.1");
     let refused = tollgate.reload(&twice).unwrap_err().to_string();
     assert!(refused.contains("127.1.0.1/32 belongs to the sandbox `sb-a` too"), "{refused}");

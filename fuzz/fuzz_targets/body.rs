@@ -11,7 +11,7 @@ use serde::de::IgnoredAny;
 use tollgate::proxy::fuzzing::{Rewritten, count, rewrite};
 use tollgate::secret::{SealKey, SealedToken, SecretName, TokenFinder};
 
-use self::opened::{Escapes, Secret, opened};
+use self::opened::{Escapes, Secret, opened, opened_parts};
 
 const KINDS: [(&str, Escapes); 6] = [
     ("application/json", Escapes::Json),
@@ -56,8 +56,20 @@ static SETTING: LazyLock<Setting> = LazyLock::new(|| {
         tokens.iter().map(|token| token.as_str().as_bytes().to_vec()).collect();
     let strange = SealKey::new(&[4; 32]).seal(&"sb".parse().unwrap(), 0, &"X".parse().unwrap());
     snippets.push(strange.as_str().as_bytes().to_vec());
-    snippets
-        .extend(["{\"a\":\"", "\",\"b\":[\"", "\"]}", "\n", "\r\n--x\r\n", "&k="].map(Vec::from));
+    snippets.extend(
+        [
+            "{\"a\":\"",
+            "\",\"b\":[\"",
+            "\"]}",
+            "\n",
+            "\r\n--x\r\n",
+            "&k=",
+            "--x\r\nContent-Type:",
+            "application/json\r\n\r\n",
+            "application/x-www-form-urlencoded\n\n",
+        ]
+        .map(Vec::from),
+    );
     Setting {
         finder: Arc::new(TokenFinder::new(&tokens).unwrap()),
         values: secrets
@@ -85,6 +97,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((kind, data)) = data.split_first() else { return };
     let Some((lengths, data)) = compose::split(data) else { return };
     let (content_type, escapes) = KINDS[usize::from(*kind) % KINDS.len()];
+    let multipart = content_type.starts_with("multipart/");
     let grpc = content_type.starts_with("application/grpc");
     // Some bodies are messages with true lengths, so that the fuzzer need not guess them.
     let body = if grpc && kind & 0x80 == 0 {
@@ -102,6 +115,10 @@ fuzz_target!(|data: &[u8]| {
     assert!(whole.body.len() <= longest(&body));
     if grpc {
         messages(&body, &whole.body, escapes);
+    } else if multipart {
+        let (expected, count) = opened_parts(&body, b"--x", &SETTING.secrets);
+        assert_eq!(shown(&whole.body), shown(&expected));
+        assert_eq!(whole.opened.is_empty(), count == 0);
     } else {
         text(&body, &whole, escapes);
     }

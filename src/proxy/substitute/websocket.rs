@@ -224,11 +224,11 @@ impl Messages {
         };
         let kind = Kind::Text(encoding);
         let needed =
-            body::needed(session.finder(), &opted, kind, text).map_err(Violation::Denied)?;
+            body::needed(session.finder(), &opted, &kind, text).map_err(Violation::Denied)?;
         if !needed.iter().all(known) {
             return Err(Violation::Changed);
         }
-        let (text, tally) = body::whole(session.finder(), needed, kind, text, self.most)
+        let (text, tally) = body::whole(session.finder(), needed, &kind, text, self.most)
             .await
             .map_err(Violation::Denied)?;
         let unopened = tally.opened.is_empty();

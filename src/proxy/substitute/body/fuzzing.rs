@@ -34,9 +34,9 @@ pub fn rewrite<'p>(
     let kind = Kind::of(&headers);
     let mut values = Values::default();
     for (token, name, value) in secrets {
-        values.add(token, name.clone(), value, kind.text());
+        values.add(token, name.clone(), value, &kind);
     }
-    let mut rewriter = Rewriter::new(finder.clone(), Arc::new(values), kind, most);
+    let mut rewriter = Rewriter::new(finder.clone(), Arc::new(values), &kind, most);
     let mut body = Vec::new();
     for piece in pieces {
         rewriter.push(piece, &mut body).map_err(|unfit| format!("{unfit:?}"))?;

@@ -11,12 +11,14 @@ mod trailers;
 mod url;
 mod websocket;
 
+use std::sync::Arc;
+
 use http::header::{
     ACCEPT_ENCODING, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, IF_RANGE, RANGE,
     SEC_WEBSOCKET_EXTENSIONS, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Request, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use super::Via;
 use super::forward::Outgoing;
@@ -36,7 +38,7 @@ pub(super) use websocket::{Messages, Violation};
 
 /// Makes the request that leaves: connection fields dropped, tokens opened, injected fields added.
 pub(super) async fn request(
-    session: &Session,
+    session: &Arc<Session>,
     permit: &RequestPermit,
     recognised: &Recognised,
     via: &Via,
@@ -66,7 +68,10 @@ pub(super) async fn request(
         // An extension could compress a WebSocket's messages.
         drop_fields(&mut parts.headers, &[SEC_WEBSOCKET_EXTENSIONS]);
     }
-    let body = body::open(&tokens, via, &mut parts.headers, body, exchange.clone()).await?;
+    let trailing = || exposed::Trailing::of(&recognised.sandbox, session, permit);
+    let trailing = if body.is_end_stream() { None } else { trailing() };
+    let body =
+        body::open(&tokens, via, &mut parts.headers, body, exchange.clone(), trailing).await?;
     let request = Request::from_parts(parts, body);
     Ok(Outgoing {
         request,

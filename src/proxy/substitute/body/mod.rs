@@ -26,6 +26,7 @@ use self::grpc::Grpc;
 use self::multipart::Multipart;
 use self::text::{Text, Unfit, Values};
 use super::encoding::Encoding;
+use super::exposed::Trailing;
 use super::tokens::{self, Tokens, value_of};
 use super::trailers::Trailers;
 use crate::config::Limits;
@@ -49,8 +50,9 @@ pub(super) async fn open(
     headers: &mut HeaderMap,
     incoming: Incoming,
     exchange: Arc<Exchange>,
+    exposed: Option<Trailing>,
 ) -> Result<OutgoingBody, Denial> {
-    let trailers = Trailers::of(tokens, headers).await?;
+    let trailers = Trailers::of(tokens, headers, exposed).await?;
     let body = OutgoingBody::new(incoming, exchange, via.verdicts.get().cloned(), trailers);
     if body.is_end_stream() || tokens.session.secrets().is_empty() {
         return Ok(body);

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 
 use super::*;
-use crate::secret::{SealKey, SealedToken};
+use crate::secret::{Hide, Needles, SealKey, SealedToken, SecretValue};
 
 fn kinds() -> [Kind; 6] {
     [
@@ -433,6 +433,35 @@ proptest! {
         prop_assert_eq!(shown(&streamed), shown(&expected));
         let (bytewise, _) = rewritten_by(rewriter(), body.chunks(1));
         prop_assert_eq!(shown(&bytewise), shown(&expected));
+    }
+
+    #[test]
+    fn what_is_opened_in_a_body_and_sent_back_is_sealed_again(
+        encoding in prop::sample::select(vec![Encoding::Raw, Encoding::Percent, Encoding::Json]),
+        values in prop::collection::vec("[A-Za-z0-9\"\\\\%&<>é/+=' ]{14,30}", 1..4),
+        text in prop::collection::vec(("[a-c ,\n]{0,5}", any::<prop::sample::Index>()), 0..8),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+    ) {
+        let name = |nth: usize| format!("K{nth}");
+        let secrets: Vec<_> = values
+            .into_iter()
+            .enumerate()
+            .map(|(nth, value)| (derived(&name(nth)), value))
+            .collect();
+        let tokens: Vec<_> = secrets.iter().map(|(token, _)| token.clone()).collect();
+        let body: String = text
+            .iter()
+            .map(|(between, which)| format!("{between}{}", which.get(&tokens).as_str()))
+            .collect();
+        let finder = Arc::new(TokenFinder::new(&tokens).unwrap());
+        let rewriter = rewriter_of(finder, &secrets, &Kind::Text(encoding));
+        let (opened, _) = rewritten_by(rewriter, pieces(body.as_bytes(), &cuts).into_iter());
+        let value = |value: String| Arc::new(SecretValue::new(value.into_bytes()).unwrap());
+        let searched: Vec<_> =
+            secrets.into_iter().map(|(token, text)| (token, value(text))).collect();
+        let mut sealed = Vec::new();
+        Needles::new(&searched).hide(&opened, opened.len(), Hide::Replace, &mut sealed);
+        prop_assert_eq!(shown(&sealed), shown(body.as_bytes()));
     }
 
     #[test]

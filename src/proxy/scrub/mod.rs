@@ -5,8 +5,6 @@
 
 mod decode;
 mod fields;
-#[cfg(fuzzing)]
-pub(super) mod fuzzing;
 mod messages;
 mod pieces;
 mod spelled;

@@ -29,9 +29,9 @@ use crate::policy::{BoundSecret, Denial, DenyReason, RequestPermit};
 use crate::secret::SecretName;
 use crate::session::{Recognised, Session};
 
-pub(super) use body::OutgoingBody;
 #[cfg(fuzzing)]
-pub(super) use body::fuzzing;
+pub(super) use body::Counter;
+pub(super) use body::OutgoingBody;
 pub use body::{BodyPieces, open_body};
 pub(super) use tokens::{Tokens, unfit};
 pub(super) use websocket::{Messages, Violation};

@@ -5,8 +5,6 @@
 //! secret is opted in; if its coding is unknown it is not searched.
 
 mod count;
-#[cfg(fuzzing)]
-pub(in crate::proxy) mod fuzzing;
 mod grpc;
 mod kind;
 mod multipart;
@@ -38,6 +36,8 @@ use crate::proxy::scrub::{self, Bounds, Coding, Decoder, Unreadable};
 use crate::secret::{Locations, TokenFinder};
 use crate::session::SealedSecret;
 
+#[cfg(fuzzing)]
+pub(in crate::proxy) use count::Counter;
 pub(super) use kind::Kind;
 pub(in crate::proxy) use outgoing::OutgoingBody;
 pub use pieces::{BodyPieces, open_body};

@@ -23,7 +23,7 @@ enum At {
     /// In a part, or in front of the first or behind the last. So many bytes of a delimiter came and are held; those up to `given` were there
     /// before, or nowhere, since a text begins like a line.
     Content { matched: usize, given: usize },
-    /// Behind a delimiter: what follows it, up to an empty line. All of it was passed on.
+    /// Behind a delimiter: what follows it, up to an empty line. None of it is held.
     Head(Vec<u8>),
 }
 
@@ -43,18 +43,19 @@ impl Multipart {
         Self { text, delimiter, at: At::LINE }
     }
 
-    /// Takes a piece, and appends what is settled.
+    /// Takes a piece, and appends what is settled. The text is cut only where its escapes change.
     pub(super) fn push(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<(), Unfit> {
-        let mut rest = data;
-        while !rest.is_empty() {
-            let taken = match self.at {
-                At::Content { matched: 0, .. } => self.content(rest, out)?,
-                At::Content { matched, given } => self.delimiter(rest, matched, given, out)?,
-                At::Head(_) => self.head(rest, out)?,
-            };
-            rest = rest.get(taken..).unwrap_or_default();
+        let mut piece = Piece { data, passed: 0, at: 0 };
+        while !piece.rest().is_empty() {
+            match self.at {
+                At::Content { matched: 0, .. } => self.content(&mut piece, out)?,
+                At::Content { matched, given } => {
+                    self.delimiter(&mut piece, matched, given, out)?;
+                }
+                At::Head(_) => self.head(&mut piece, out)?,
+            }
         }
-        Ok(())
+        self.pass(&mut piece, data.len(), out)
     }
 
     /// The body has ended: appends what is left.
@@ -66,67 +67,126 @@ impl Multipart {
     }
 
     /// Content up to the beginning of what may be a delimiter.
-    fn content(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<usize, Unfit> {
-        let delimiter = self.delimiter.needle();
-        let begun = self.delimiter.find(data).or_else(|| {
+    fn content(&mut self, piece: &mut Piece<'_>, out: &mut Vec<u8>) -> Result<(), Unfit> {
+        let rest = piece.rest();
+        let begun = self.delimiter.find(rest).or_else(|| {
             // It holds one line end only, so that no other place than the last can begin it.
-            let last = memchr::memrchr(b'\n', data)?;
-            delimiter.starts_with(data.get(last..)?).then_some(last)
+            let last = memchr::memrchr(b'\n', rest)?;
+            self.delimiter.needle().starts_with(rest.get(last..)?).then_some(last)
         });
-        let end = begun.unwrap_or(data.len());
-        self.text.push(data.get(..end).unwrap_or_default(), out)?;
-        if begun.is_none() {
-            return Ok(end);
+        let Some(begun) = begun else {
+            piece.at = piece.data.len();
+            return Ok(());
+        };
+        let start = piece.at + begun;
+        let whole = start + self.delimiter.needle().len();
+        if whole > piece.data.len() {
+            return self.hold(piece, start, 0, 0, out);
         }
-        self.at = At::Content { matched: 1, given: 0 };
-        Ok(end + 1)
+        self.change(piece, start, Encoding::Raw, out)?;
+        piece.at = whole;
+        self.at = At::Head(Vec::new());
+        Ok(())
     }
 
     /// What may be a delimiter goes on, or turns out to be none.
     fn delimiter(
         &mut self,
-        data: &[u8],
+        piece: &mut Piece<'_>,
         matched: usize,
         given: usize,
         out: &mut Vec<u8>,
-    ) -> Result<usize, Unfit> {
+    ) -> Result<(), Unfit> {
         let missing = self.delimiter.needle().get(matched..).unwrap_or_default();
-        let more = data.iter().zip(missing).take_while(|(came, wanted)| came == wanted).count();
-        if more == missing.len() {
-            self.text.change(Encoding::Raw, out)?;
-            self.release(matched + more, given, out)?;
-            self.at = At::Head(Vec::new());
-        } else if more == data.len() {
-            self.at = At::Content { matched: matched + more, given };
-        } else {
-            self.release(matched + more, given, out)?;
-            self.at = At::CONTENT;
+        let rest = piece.rest();
+        let more = rest.iter().zip(missing).take_while(|(came, wanted)| came == wanted).count();
+        if more < missing.len() && more == rest.len() {
+            return self.hold(piece, piece.at, matched, given, out);
         }
-        Ok(more)
+        let is_whole = more == missing.len();
+        if is_whole {
+            self.change(piece, piece.at, Encoding::Raw, out)?;
+        }
+        self.release(matched, given, out)?;
+        piece.at += more;
+        self.at = if is_whole { At::Head(Vec::new()) } else { At::CONTENT };
+        Ok(())
     }
 
+    /// What is left of a piece goes on with a delimiter, of which so much came before.
+    fn hold(
+        &mut self,
+        piece: &mut Piece<'_>,
+        from: usize,
+        matched: usize,
+        given: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Unfit> {
+        self.pass(piece, from, out)?;
+        let end = piece.data.len();
+        self.at = At::Content { matched: matched + end - from, given };
+        (piece.passed, piece.at) = (end, end);
+        Ok(())
+    }
+
+    /// What was held is passed on. That is ever so only where nothing of the piece was.
     fn release(&mut self, matched: usize, given: usize, out: &mut Vec<u8>) -> Result<(), Unfit> {
         let held = self.delimiter.needle().get(given..matched).unwrap_or_default();
         self.text.push(held, out)
     }
 
     /// One line of a head, or as much of it as came.
-    fn head(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<usize, Unfit> {
-        let At::Head(head) = &mut self.at else { return Ok(0) };
-        let end = memchr::memchr(b'\n', data).map_or(data.len(), |at| at + 1);
-        let line = data.get(..end).unwrap_or_default();
+    fn head(&mut self, piece: &mut Piece<'_>, out: &mut Vec<u8>) -> Result<(), Unfit> {
+        let At::Head(head) = &mut self.at else { return Ok(()) };
+        let rest = piece.rest();
+        let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
+        let line = rest.get(..end).unwrap_or_default();
         let room = LONGEST_HEAD + 1 - head.len();
         head.extend_from_slice(line.get(..room).unwrap_or(line));
-        self.text.push(line, out)?;
+        piece.at += end;
         match read(head) {
             Read::Open => {}
             Read::NoPart => self.at = if line.ends_with(b"\n") { At::LINE } else { At::CONTENT },
             Read::Part(encoding) => {
-                self.text.change(encoding, out)?;
+                self.change(piece, piece.at, encoding, out)?;
                 self.at = At::LINE;
             }
         }
-        Ok(end)
+        Ok(())
+    }
+
+    /// From this place on the text has these escapes.
+    fn change(
+        &mut self,
+        piece: &mut Piece<'_>,
+        at: usize,
+        encoding: Encoding,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Unfit> {
+        if self.text.encoding() == encoding {
+            return Ok(());
+        }
+        self.pass(piece, at, out)?;
+        self.text.change(encoding, out)
+    }
+
+    fn pass(&mut self, piece: &mut Piece<'_>, to: usize, out: &mut Vec<u8>) -> Result<(), Unfit> {
+        let stretch = piece.data.get(piece.passed..to).unwrap_or_default();
+        piece.passed = to;
+        self.text.push(stretch, out)
+    }
+}
+
+/// What came, how much of it was passed on, and where it is read.
+struct Piece<'d> {
+    data: &'d [u8],
+    passed: usize,
+    at: usize,
+}
+
+impl<'d> Piece<'d> {
+    fn rest(&self) -> &'d [u8] {
+        self.data.get(self.at..).unwrap_or_default()
     }
 }
 

@@ -122,6 +122,11 @@ impl Text {
         self.settle(End::Reached, out)
     }
 
+    /// The escapes of the text.
+    pub(super) const fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
     /// The text has ended, and one with these escapes begins.
     pub(super) fn change(&mut self, encoding: Encoding, out: &mut Vec<u8>) -> Result<(), Unfit> {
         self.finish(out)?;

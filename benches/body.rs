@@ -65,7 +65,7 @@ fn opening(c: &mut Criterion, name: &str, count: u64, shape: Option<&str>) {
     group.finish();
 }
 
-fn bodies(token: &str) -> [(&'static str, &'static str, Vec<u8>); 5] {
+fn bodies(token: &str) -> [(&'static str, &'static str, Vec<u8>); 6] {
     let json = "{\"role\": \"user\", \"content\": \"say \\\"hello\\\" to\\nall of them\"},\n";
     let form = "name=some%20words%2C+and+more&address=12+Long+Street%0ATown&";
     let part = "--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nsome text of a file\r\n";
@@ -74,6 +74,7 @@ fn bodies(token: &str) -> [(&'static str, &'static str, Vec<u8>); 5] {
         ("json", "application/json", around(json, &format!("\"{token}\","))),
         ("form", "application/x-www-form-urlencoded", around(form, &format!("key={token}&"))),
         ("multipart", "multipart/form-data; boundary=x", around(part, token)),
+        ("upload", "multipart/related; boundary=x", upload(&around(json, token))),
         ("grpc", "application/grpc", around_messages(token)),
     ]
 }
@@ -81,6 +82,12 @@ fn bodies(token: &str) -> [(&'static str, &'static str, Vec<u8>); 5] {
 fn around(record: &str, token: &str) -> Vec<u8> {
     let half = record.repeat(HALF / record.len());
     [&half, token, &half].concat().into_bytes()
+}
+
+/// One part of JSON, as an upload has it beside its file.
+fn upload(json: &[u8]) -> Vec<u8> {
+    let head = b"--x\r\nContent-Type: application/json\r\n\r\n";
+    [head, json, b"\r\n--x--\r\n"].concat()
 }
 
 /// Messages of one field each, of a kibibyte.

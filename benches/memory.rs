@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 use tollgate::config::Limits;
 use tollgate::proxy::{AnswerPieces, BodyPieces};
+use tollgate::secret::Hide;
 
 /// How many streams are open at once.
 const STREAMS: usize = 1000;
@@ -90,7 +91,7 @@ fn answers(coding: &str, secrets: u64) -> usize {
     body.truncate(body.len() - 16);
     let body: Vec<Bytes> = body.chunks(PIECE).map(Bytes::copy_from_slice).collect();
     let open = || {
-        let stream = AnswerPieces::of(needles.clone(), &headers, &limits);
+        let stream = AnswerPieces::of(needles.clone(), Hide::Replace, &headers, &limits);
         let mut stream = stream.expect("a coding that is read");
         for piece in &body {
             stream.push(piece);

@@ -71,7 +71,7 @@ fn streams(c: &mut Criterion, count: u64, needles: &Arc<Needles>) {
 fn streamed(needles: &Arc<Needles>, coding: &str, pieces: &[Bytes]) -> usize {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_ENCODING, HeaderValue::from_str(coding).expect("a coding"));
-    let answer = AnswerPieces::of(needles.clone(), &headers, &Limits::default());
+    let answer = AnswerPieces::of(needles.clone(), Hide::Replace, &headers, &Limits::default());
     let mut answer = answer.expect("a coding that is read");
     let mut length = 0;
     for piece in pieces {

@@ -6,12 +6,18 @@ mod opened;
 
 use std::sync::{Arc, LazyLock};
 
+use http::Method;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 use serde::de::IgnoredAny;
-use tollgate::proxy::fuzzing::{Rewritten, count, rewrite};
-use tollgate::secret::{SealKey, SealedToken, SecretName, TokenFinder};
+use tokio::runtime::Runtime;
+use tollgate::config::{ByteSize, Limits};
+use tollgate::policy::{Denial, RequestPermit};
+use tollgate::proxy::BodyPieces;
+use tollgate::proxy::fuzzing::{Sandbox, count};
+use tollgate::secret::{SealKey, SecretName, TokenFinder};
 
-use self::opened::{Escapes, Secret, opened};
+use self::opened::{Escapes, Secret, opened, opened_parts};
 
 const KINDS: [(&str, Escapes); 6] = [
     ("application/json", Escapes::Json),
@@ -26,65 +32,81 @@ const KINDS: [(&str, Escapes); 6] = [
 const MOST: usize = 2000;
 
 struct Setting {
-    finder: Arc<TokenFinder>,
-    values: Vec<(SealedToken, SecretName, Vec<u8>)>,
+    runtime: Runtime,
+    sandbox: Sandbox,
+    permit: RequestPermit,
     secrets: Vec<Secret>,
     longest_value: usize,
     snippets: Vec<Vec<u8>>,
 }
 
+/// A body as it leaves, the secrets that were opened in it, and how many tokens went on as they were.
+#[derive(Debug, PartialEq, Eq)]
+struct Rewritten {
+    body: Vec<u8>,
+    opened: Vec<SecretName>,
+    passed: u64,
+}
+
+const HOST: &str = "api.example.com";
+
 /// The first value holds the second's token, which must not be opened in its turn. The last secret is not opted in.
 static SETTING: LazyLock<Setting> = LazyLock::new(|| {
-    let seal = |name: &str| {
-        let shape = (name == "SHAPED").then(|| "os_{sealed:20}".parse().unwrap());
-        SealKey::new(&[3; 32]).seal_as(
-            shape.as_ref(),
-            &"sb".parse().unwrap(),
-            0,
-            &name.parse().unwrap(),
-        )
-    };
-    let first = format!("a\"b\\c\n{}é%41&=", seal("SECOND").as_str());
+    let second = SealKey::new(&[1; 32]).seal(&"sb".parse().unwrap(), 0, &"SECOND".parse().unwrap());
+    let first = format!("a\"b\\c\n{}é%41&=", second.as_str());
     let secrets = [
-        ("FIRST", Some(first)),
-        ("SECOND", Some("v".to_owned())),
-        ("SHAPED", Some("x\u{1}y".to_owned())),
-        ("OTHER", None),
+        ("FIRST", first.as_str(), ""),
+        ("SECOND", "v", ""),
+        ("SHAPED", "x\u{1}y", ", placeholder: \"os_{sealed:20}\""),
+        ("OTHER", "of-no-body", ""),
     ];
-    let tokens: Vec<_> = secrets.iter().map(|(name, _)| seal(name)).collect();
-    let mut snippets: Vec<_> =
-        tokens.iter().map(|token| token.as_str().as_bytes().to_vec()).collect();
+    let written = secrets.map(|(name, value, more)| {
+        let place = if name == "OTHER" { "header" } else { "body" };
+        let value = serde_json::to_string(value).unwrap();
+        format!("      {name}: {{ from: {{ value: {value} }}, allowedHosts: [{HOST}], locations: [{place}]{more} }}\n")
+    });
+    let policy = format!(
+        "secretStores:\n  s:\n    egressAllowlist: [{HOST}]\n    secrets:\n{}sandboxes:\n  sb: {{ secretStores: [s] }}\n",
+        written.concat()
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let sandbox = runtime.block_on(Sandbox::new(&policy));
+    let permit = sandbox.permit(&Method::POST, HOST);
+    let secrets: Vec<_> = secrets
+        .iter()
+        .map(|(name, value, _)| {
+            let sealed = sandbox.session().by_name(&name.parse().unwrap()).unwrap();
+            let value = (*name != "OTHER").then(|| (*value).to_owned());
+            Secret { token: sealed.token.as_str().as_bytes().to_vec(), value }
+        })
+        .collect();
+    let mut snippets: Vec<_> = secrets.iter().map(|secret| secret.token.clone()).collect();
     let strange = SealKey::new(&[4; 32]).seal(&"sb".parse().unwrap(), 0, &"X".parse().unwrap());
     snippets.push(strange.as_str().as_bytes().to_vec());
-    snippets
-        .extend(["{\"a\":\"", "\",\"b\":[\"", "\"]}", "\n", "\r\n--x\r\n", "&k="].map(Vec::from));
-    Setting {
-        finder: Arc::new(TokenFinder::new(&tokens).unwrap()),
-        values: secrets
-            .iter()
-            .zip(&tokens)
-            .filter_map(|((name, value), token)| {
-                Some((token.clone(), name.parse().unwrap(), value.clone()?.into_bytes()))
-            })
-            .collect(),
-        longest_value: secrets
-            .iter()
-            .filter_map(|(_, value)| Some(value.as_ref()?.len() * 6))
-            .max()
-            .unwrap(),
-        secrets: secrets
-            .into_iter()
-            .zip(&tokens)
-            .map(|((_, value), token)| Secret { token: token.as_str().as_bytes().to_vec(), value })
-            .collect(),
-        snippets,
-    }
+    snippets.extend(
+        [
+            "{\"a\":\"",
+            "\",\"b\":[\"",
+            "\"]}",
+            "\n",
+            "\r\n--x\r\n",
+            "&k=",
+            "--x\r\nContent-Type:",
+            "application/json\r\n\r\n",
+            "application/x-www-form-urlencoded\n\n",
+        ]
+        .map(Vec::from),
+    );
+    let lengths = secrets.iter().filter_map(|secret| Some(secret.value.as_ref()?.len() * 6));
+    let longest_value = lengths.max().unwrap();
+    Setting { runtime, sandbox, permit, secrets, longest_value, snippets }
 });
 
 fuzz_target!(|data: &[u8]| {
     let Some((kind, data)) = data.split_first() else { return };
     let Some((lengths, data)) = compose::split(data) else { return };
     let (content_type, escapes) = KINDS[usize::from(*kind) % KINDS.len()];
+    let multipart = content_type.starts_with("multipart/");
     let grpc = content_type.starts_with("application/grpc");
     // Some bodies are messages with true lengths, so that the fuzzer need not guess them.
     let body = if grpc && kind & 0x80 == 0 {
@@ -102,6 +124,10 @@ fuzz_target!(|data: &[u8]| {
     assert!(whole.body.len() <= longest(&body));
     if grpc {
         messages(&body, &whole.body, escapes);
+    } else if multipart {
+        let (expected, count) = opened_parts(&body, b"--x", &SETTING.secrets);
+        assert_eq!(shown(&whole.body), shown(&expected));
+        assert_eq!(whole.opened.is_empty(), count == 0);
     } else {
         text(&body, &whole, escapes);
     }
@@ -110,9 +136,18 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn rewritten(content_type: &'static str, pieces: &[&[u8]]) -> Result<Rewritten, String> {
-    let Setting { finder, values, .. } = &*SETTING;
+    let Setting { runtime, sandbox, permit, .. } = &*SETTING;
     let most = if content_type.starts_with("application/grpc") { MOST } else { usize::MAX };
-    rewrite(content_type, finder, values, most, pieces.iter().copied())
+    let limits = Limits { buffered_body: ByteSize::bytes(most), ..Limits::default() };
+    let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(content_type))]);
+    let stream = BodyPieces::of(sandbox.session(), permit, &headers, &limits);
+    let mut stream = runtime.block_on(stream).unwrap();
+    let mut body = Vec::new();
+    let why = |denial: Denial| format!("{denial:?}");
+    pieces.iter().try_for_each(|piece| stream.push(piece, &mut body)).map_err(why)?;
+    stream.finish(&mut body).map_err(why)?;
+    let (opened, passed) = stream.found();
+    Ok(Rewritten { body, opened, passed })
 }
 
 /// Every token is at least 23 bytes long, and every length around it grows by less than ten.
@@ -176,7 +211,7 @@ fn messages(before: &[u8], after: &[u8], escapes: Escapes) {
             assert_eq!(shown(after), shown(&expected));
         } else {
             // Lengths within protobuf may change too; no token stays but those that stood in values.
-            let tokens = |text: &[u8]| SETTING.finder.find(text).count();
+            let tokens = |text: &[u8]| SETTING.sandbox.session().finder().find(text).count();
             assert_eq!(tokens(after), tokens(&expected), "{}", shown(after));
         }
     }

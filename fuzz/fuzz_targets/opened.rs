@@ -43,6 +43,52 @@ pub fn opened(text: &[u8], escapes: Escapes, secrets: &[Secret]) -> (Vec<u8>, us
     (out, count)
 }
 
+/// The same for a multipart body: each line is text with the escapes of its part, since no token stands in two.
+pub fn opened_parts(body: &[u8], delimiter: &[u8], secrets: &[Secret]) -> (Vec<u8>, usize) {
+    let (mut out, mut count) = (Vec::new(), 0);
+    let mut escapes = Escapes::None;
+    let mut head: Option<Vec<u8>> = None;
+    for line in body.split_inclusive(|byte| *byte == b'\n') {
+        let behind = line.strip_prefix(delimiter).filter(|_| head.is_none());
+        if head.is_some() || behind.is_some() {
+            escapes = Escapes::None;
+        }
+        let (opened, found) = opened(line, escapes, secrets);
+        out.extend_from_slice(&opened);
+        count += found;
+        if let Some(behind) = behind {
+            head = behind.trim_ascii().is_empty().then(|| behind.to_vec());
+        } else if let Some(lines) = &mut head {
+            lines.extend_from_slice(line);
+            if (line == b"\n" || line == b"\r\n") && lines.len() <= LONGEST_HEAD {
+                escapes = escapes_of_part(lines);
+                head = None;
+            }
+        }
+        head = head.filter(|lines| lines.len() <= LONGEST_HEAD);
+    }
+    (out, count)
+}
+
+const LONGEST_HEAD: usize = 8 * 1024;
+
+fn escapes_of_part(head: &[u8]) -> Escapes {
+    let head = String::from_utf8_lossy(head)
+        .to_ascii_lowercase()
+        .replace("\n ", " ")
+        .replace("\n\t", "\t");
+    let named = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        (name.trim_ascii_end() == "content-type").then_some(value)
+    });
+    match named.and_then(|value| value.split(';').next()).map(str::trim_ascii) {
+        Some("application/x-www-form-urlencoded") => Escapes::Percent,
+        Some("application/json" | "application/x-ndjson") => Escapes::Json,
+        Some(other) if other.ends_with("+json") => Escapes::Json,
+        _ => Escapes::None,
+    }
+}
+
 pub fn written(value: &str, escapes: Escapes) -> String {
     match escapes {
         Escapes::None => value.to_owned(),

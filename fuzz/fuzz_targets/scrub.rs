@@ -7,9 +7,12 @@ mod values;
 use std::io::Write as _;
 use std::sync::LazyLock;
 
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 use tollgate::config::Limits;
-use tollgate::proxy::fuzzing::scrub;
+use tollgate::policy::Denial;
+use tollgate::proxy::AnswerPieces;
 use tollgate::secret::{Hide, SealedToken};
 
 use self::values::Searched;
@@ -32,18 +35,50 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
+/// Scrubs a body that comes in these pieces under this header field. `told` hears how much came in and what came out of it after every piece;
+/// gives how many values were hidden.
+fn scrub<'p>(
+    searched: &Searched,
+    hide: Hide,
+    field: Option<(HeaderName, &'static str)>,
+    pieces: impl IntoIterator<Item = &'p [u8]>,
+    mut told: impl FnMut(usize, &[u8]),
+) -> Result<u64, Denial> {
+    let limits = Limits { decoded_ratio: u32::MAX, ..Limits::default() };
+    let field = field.map(|(name, value)| (name, HeaderValue::from_static(value)));
+    let headers = HeaderMap::from_iter(field);
+    let mut body = AnswerPieces::of(searched.needles.clone(), hide, &headers, &limits)?;
+    let (mut came, mut out) = (0, Vec::new());
+    for piece in pieces {
+        body.push(&Bytes::copy_from_slice(piece));
+        came += piece.len();
+        drain(&mut body, &mut out)?;
+        told(came, &out);
+    }
+    body.finish();
+    drain(&mut body, &mut out)?;
+    told(came, &out);
+    Ok(body.hidden())
+}
+
+fn drain(body: &mut AnswerPieces, out: &mut Vec<u8>) -> Result<(), Denial> {
+    while let Some(piece) = body.next()? {
+        out.extend_from_slice(&piece);
+    }
+    Ok(())
+}
+
 fn stream(searched: &Searched, text: &[u8], lengths: &[usize], hide: Hide) {
     let mut whole = Vec::new();
     let (_, hits) = searched.needles.hide(text, text.len(), hide, &mut whole);
     let mut clean = Vec::new();
-    let counted =
-        scrub(&searched.needles, hide, false, None, compose::pieces(text, lengths), |came, out| {
-            if hide == Hide::Mask {
-                assert!(out.len() <= came && came - out.len() < searched.needles.longest());
-            }
-            clean.extend_from_slice(&out[clean.len()..]);
-        });
-    assert_eq!(counted, Ok(hits));
+    let counted = scrub(searched, hide, None, compose::pieces(text, lengths), |came, out| {
+        if hide == Hide::Mask {
+            assert!(out.len() <= came && came - out.len() < searched.needles.longest());
+        }
+        clean.extend_from_slice(&out[clean.len()..]);
+    });
+    assert_eq!(counted.unwrap(), hits);
     assert!(clean == whole, "{} {}", clean.escape_ascii(), whole.escape_ascii());
     searched.assert_none_in(&clean);
     assert!(hide == Hide::Replace || clean.len() == text.len());
@@ -54,12 +89,11 @@ fn encoded(searched: &Searched, text: &[u8], lengths: &[usize], hide: Hide) {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(text).unwrap();
     let body = gzip.finish().unwrap();
-    let limits = Limits { decoded_ratio: u32::MAX, ..Limits::default() };
     let mut whole = Vec::new();
     searched.needles.hide(text, text.len(), hide, &mut whole);
     let mut clean = Vec::new();
-    let encoding = Some(("gzip", &limits));
-    scrub(&searched.needles, hide, false, encoding, compose::pieces(&body, lengths), |_, out| {
+    let coding = Some((CONTENT_ENCODING, "gzip"));
+    scrub(searched, hide, coding, compose::pieces(&body, lengths), |_, out| {
         clean.extend_from_slice(&out[clean.len()..]);
     })
     .unwrap();
@@ -79,7 +113,8 @@ fn messages(searched: &Searched, data: &[u8], lengths: &[usize]) {
     }
     let mut clean = Vec::new();
     let pieces = compose::pieces(&body, lengths);
-    scrub(&searched.needles, Hide::Mask, true, None, pieces, |came, out| {
+    let grpc = Some((CONTENT_TYPE, "application/grpc"));
+    scrub(searched, Hide::Mask, grpc, pieces, |came, out| {
         let whole = ends.iter().filter(|end| **end <= came).max().unwrap();
         assert!(out.len() >= *whole && out.len() <= came);
         clean.extend_from_slice(&out[clean.len()..]);

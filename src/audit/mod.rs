@@ -4,6 +4,7 @@
 //! go unrecorded. What a sandbox wrote stands in a quoted, bounded value.
 
 mod denials;
+mod line;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -46,6 +47,29 @@ pub enum Outcome {
     Allow,
     /// The decision, or a later step, refused it.
     Deny,
+}
+
+impl Kind {
+    /// As it is written.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Connection => "connection",
+            Self::Dns => "dns",
+            Self::Alert => "alert",
+            Self::Policy => "policy",
+        }
+    }
+}
+
+impl Outcome {
+    /// As it is written.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
 }
 
 /// One line of the audit. Fields hold what the sandbox sent before substitution.
@@ -285,18 +309,6 @@ impl RequestId {
     }
 }
 
-impl RequestId {
-    /// Hexadecimal, without the detour over a formatter: every event has one.
-    fn digits(self) -> [u8; 32] {
-        let mut digits = [0; 32];
-        for (digit, shift) in digits.iter_mut().zip((0..128).step_by(4).rev()) {
-            let nibble = u8::try_from((self.0 >> shift) & 0xf).unwrap_or_default();
-            *digit = if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble };
-        }
-        digits
-    }
-}
-
 fn seed() -> u128 {
     let mut bytes = [0; 16];
     // Without randomness ids still differ within the process; nothing secret hangs on them.
@@ -308,7 +320,7 @@ fn seed() -> u128 {
 
 impl std::fmt::Display for RequestId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(std::str::from_utf8(&self.digits()).unwrap_or_default())
+        write!(f, "{:032x}", self.0)
     }
 }
 
@@ -320,7 +332,7 @@ impl std::fmt::Debug for RequestId {
 
 impl Serialize for RequestId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(std::str::from_utf8(&self.digits()).unwrap_or_default())
+        serializer.collect_str(self)
     }
 }
 
@@ -430,32 +442,6 @@ impl Audit {
     }
 }
 
-/// Writes all but printable ASCII escaped, so that no reader's terminal acts on a line or shows it in another order.
-struct Plain;
-
-impl serde_json::ser::Formatter for Plain {
-    fn write_string_fragment<W: ?Sized + Write>(
-        &mut self,
-        writer: &mut W,
-        fragment: &str,
-    ) -> io::Result<()> {
-        let printable = |c: char| matches!(c, ' '..='~');
-        if fragment.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-            return writer.write_all(fragment.as_bytes());
-        }
-        for c in fragment.chars() {
-            if printable(c) {
-                write!(writer, "{c}")?;
-            } else {
-                c.encode_utf16(&mut [0; 2])
-                    .iter()
-                    .try_for_each(|unit| write!(writer, "\\u{unit:04x}"))?;
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Gathers for a moment, then writes once: a busy proxy wakes this thread fifty times a second, not once per request. The lines are made
 /// here, many in a row, which costs half of what it costs between two requests.
 fn write_all(shared: &Shared, mut out: impl Write) {
@@ -477,7 +463,7 @@ fn write_all(shared: &Shared, mut out: impl Write) {
         queue.weight = 0;
         drop(queue);
         let made = events.len();
-        events.drain(..).for_each(|event| append_line(&event, &mut lines));
+        events.drain(..).for_each(|event| line::append(&event, &mut lines));
         if let Err(error) = out.write_all(&lines).and_then(|()| out.flush()) {
             shared.lost.inc_by(made as u64);
             tracing::error!(%error, lines = made, "the audit cannot be written");
@@ -488,17 +474,6 @@ fn write_all(shared: &Shared, mut out: impl Write) {
             return;
         }
     }
-}
-
-fn append_line(event: &Event, lines: &mut Vec<u8>) {
-    let before = lines.len();
-    let mut line = serde_json::Serializer::with_formatter(&mut *lines, Plain);
-    if event.serialize(&mut line).is_err() {
-        lines.truncate(before);
-        tracing::error!(request = %event.request_id, "an audit event could not be written as JSON");
-        return;
-    }
-    lines.push(b'\n');
 }
 
 fn append_private(path: &Path) -> io::Result<File> {
@@ -526,7 +501,7 @@ mod tests {
     use super::*;
 
     /// Every field set, and every field left out that may be.
-    fn events() -> [Value; 2] {
+    pub(super) fn events() -> [Event; 2] {
         let mut full = Event::new(Kind::Request);
         full.sandbox_id = Some("sb-1".parse().unwrap());
         full.client = Some("127.0.0.1:9".into());
@@ -546,7 +521,7 @@ mod tests {
         full.scrubbed = 1;
         full.tokens_in_body = 1;
         full.tokens_forwarded = 1;
-        [full, Event::new(Kind::Policy)].map(|event| serde_json::to_value(event).unwrap())
+        [full, Event::new(Kind::Policy)]
     }
 
     #[test]
@@ -559,7 +534,7 @@ mod tests {
             .iter()
             .map(|name| name.as_str().unwrap())
             .collect();
-        let [full, bare] = events();
+        let [full, bare] = events().map(|event| serde_json::to_value(event).unwrap());
         let names =
             |event: &Value| event.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
         let known: BTreeSet<_> = properties.keys().cloned().collect();

@@ -325,6 +325,14 @@ impl fmt::Debug for RuleName {
 pub struct PolicyDigest(u64);
 
 impl PolicyDigest {
+    /// The bytes that its text shows in hexadecimal.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 8] {
+        self.0.to_be_bytes()
+    }
+}
+
+impl PolicyDigest {
     fn of(
         layers: &[StoreName],
         allow: &Allowlist,

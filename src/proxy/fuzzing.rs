@@ -12,16 +12,19 @@ use tokio::io::AsyncRead;
 
 use super::revoke::StillAllowed;
 use super::scrub::Searched;
-use super::substitute::Messages;
+use super::substitute::{Counter, Messages};
 use crate::host::{Authority, Scheme};
-use crate::policy::{OperatorRules, PolicySet, decide_request};
-use crate::secret::{SealKey, SecretName};
+use crate::policy::{OperatorRules, PolicySet, RequestPermit, decide_request};
+use crate::secret::{SealKey, SecretName, TokenFinder};
 use crate::session::{Bounds, Recognised, Registry, SandboxSpec, Session};
 use crate::shutdown::Tasks;
 use crate::stores::{LiveSecret, TokenEndpoints};
 
-pub use super::scrub::fuzzing::{decode, scrub};
-pub use super::substitute::fuzzing::{Rewritten, count, rewrite};
+/// How many tokens are counted in a body that comes in these pieces and goes on as it is.
+pub fn count<'p>(finder: &Arc<TokenFinder>, pieces: impl IntoIterator<Item = &'p [u8]>) -> u64 {
+    let mut counter = Counter::new(finder.clone());
+    pieces.into_iter().map(|piece| counter.count(piece)).sum()
+}
 
 /// A sandbox that may open WebSockets to one host.
 #[derive(Debug)]
@@ -42,7 +45,13 @@ impl Sandbox {
         let live = |store: &_, name: &SecretName| {
             let secret = set.secret(store, name)?;
             let (name, source) = (name.clone(), secret.source.clone());
-            Some(LiveSecret::new(name, source, true, &TokenEndpoints::default(), tasks.clone()))
+            Some(LiveSecret::new(
+                name,
+                source,
+                secret.bound.needs_header(),
+                &TokenEndpoints::default(),
+                tasks.clone(),
+            ))
         };
         let id = "sb".parse().expect("an id");
         let session =
@@ -70,13 +79,18 @@ impl Sandbox {
         &self.session
     }
 
+    /// The permit to send something to `host`.
+    #[must_use]
+    pub fn permit(&self, method: &Method, host: &str) -> RequestPermit {
+        let destination = Authority::parse(host).expect("a host").destination(Scheme::Https);
+        let policy = self.session.policy();
+        decide_request(policy, &destination, Scheme::Https, method, "/").permit().expect("allowed")
+    }
+
     /// The client's side of a new WebSocket to `host`, with text messages of at most so many bytes.
     #[must_use]
     pub fn websocket(&self, host: &str, most: usize) -> ClientMessages {
-        let destination = Authority::parse(host).expect("a host").destination(Scheme::Https);
-        let policy = self.session.policy();
-        let verdict = decide_request(policy, &destination, Scheme::Https, &Method::GET, "/");
-        let permit = verdict.permit().expect("allowed");
+        let permit = self.permit(&Method::GET, host);
         let request = Request::new(());
         let still_allowed =
             StillAllowed::request(&self.registry, &self.recognised, &permit, &request);

@@ -13,6 +13,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use foldhash::quality::RandomState;
 
 use crate::host::Destination;
 use crate::policy::{BoundSecret, EffectivePolicy};
@@ -33,7 +34,7 @@ pub struct Session {
     id: SandboxId,
     policy: Arc<EffectivePolicy>,
     secrets: Vec<SealedSecret>,
-    by_token: HashMap<Box<[u8]>, usize>,
+    by_token: HashMap<Box<[u8]>, usize, RandomState>,
     finder: Arc<TokenFinder>,
     proxy_token: ProxyToken,
     retired: Vec<(SealedToken, Arc<LiveSecret>)>,

@@ -186,3 +186,32 @@ async fn a_token_in_any_other_trailer_ends_the_request() {
         tollgate.finish().await;
     }
 }
+
+#[tokio::test]
+async fn a_real_value_in_a_trailer_goes_to_its_own_host_and_ends_a_request_to_any_other() {
+    for protocol in BOTH {
+        let api = Upstream::https("api.example.com").answering(200, &[], "fine").await;
+        let other = Upstream::https("other.example.com").answering(200, &[], "fine").await;
+        let tollgate = Tollgate::with(POLICY, &[&api, &other]).await;
+        let sandbox = tollgate.sandbox("sb-test");
+        let token = sandbox.token("HEADER").to_owned();
+        // The value is held from here on.
+        sandbox.get_with("https://api.example.com/", "x-key", &token).await;
+        let value = tollgate.value("HEADER");
+        let trailer = |host, value: &str| with_trailer(host, "x-sum", "x-sum", value);
+        let own = sandbox.send_over(protocol, trailer("api.example.com", &value)).await;
+        assert_eq!(own.status, 200, "{}", own.text());
+        let hex: String = value.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let basic = format!("a {value} b");
+        for value in [&value, &hex, &basic] {
+            let answer = sandbox.send_over(protocol, trailer("other.example.com", value)).await;
+            assert_eq!((answer.status, answer.reason()), (403, "secret_exposed"), "{value}");
+        }
+        let received = String::from_utf8_lossy(&other.received()).into_owned();
+        assert!(!received.contains(&value) && !received.contains(&hex), "{received}");
+        let events = tollgate.finish().await;
+        let alerts: Vec<_> = events.iter().filter(|event| event["event"] == "alert").collect();
+        assert_eq!(alerts.len(), 3);
+        assert!(alerts.iter().all(|alert| alert["reason"] == "secret_exposed"));
+    }
+}

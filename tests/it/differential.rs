@@ -176,6 +176,9 @@ fn body(draw: &mut Draw) -> (Vec<(String, Vec<u8>)>, Vec<u8>) {
             "%6fsb_sealed_",
             "\\",
             "%",
+            "--x\r\nContent-Type: application/json\r\n\r\n",
+            "\r\n--x\n\n",
+            "\r\n--",
         ];
         (0..6).for_each(|_| content.extend_from_slice(draw.one(&near).as_bytes()));
     }

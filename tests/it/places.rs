@@ -195,6 +195,11 @@ fn kinds(sandbox: &Sandbox, tollgate: &Tollgate) -> Vec<(&'static str, Vec<u8>, 
                 .into(),
         ),
         (
+            "multipart/related; boundary=\"x y\"",
+            format!("--x y\r\nContent-Type: application/json; charset=utf-8\r\n\r\n{{\"a\": \"{odd}\", \"b\": \"{hidden}\"}}\r\n--x y\r\nContent-Type: text/plain\r\n\r\n{odd} {hidden}\r\n--x y\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\na={odd}&b={percent}\r\n--x y--\r\n").into(),
+            format!("--x y\r\nContent-Type: application/json; charset=utf-8\r\n\r\n{{\"a\": \"odd \\\"value\\\" &=é\", \"b\": \"{value}\"}}\r\n--x y\r\nContent-Type: text/plain\r\n\r\nodd \"value\" &=é {hidden}\r\n--x y\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\na=odd%20%22value%22%20%26%3D%C3%A9&b={value}\r\n--x y--\r\n").into(),
+        ),
+        (
             "application/grpc",
             [grpc(&protobuf(body)), grpc("plain"), vec![1, 0, 0, 0, 43], body.into()].concat(),
             [grpc(&protobuf(&value)), grpc("plain"), vec![1, 0, 0, 0, 43], body.into()].concat(),

@@ -3,6 +3,7 @@
 //! The policy is the one as loaded, the values are those of the real sources (or made up), and nothing leaves this machine but what fetching
 //! the values takes. It reports what arrived, masked, and whether an echo came back sealed.
 
+mod aws;
 mod grpc;
 mod place;
 mod plan;

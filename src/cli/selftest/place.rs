@@ -1,6 +1,7 @@
 //! The places of a request: how a token is written into each, and how an upstream reads it back.
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,10 +11,11 @@ use http::request::{Builder, Parts};
 use http::{HeaderMap, HeaderName, Method, Request};
 use percent_encoding::percent_decode_str;
 
+use super::aws::{Form, Signing};
 use super::grpc;
 use crate::cli::{Failure, loopback};
 use crate::policy::BoundSecret;
-use crate::secret::{HeaderRule, HmacRule, Inject, Sign, SignatureEncoding};
+use crate::secret::{HeaderRule, HmacRule, Inject, SecretName, Sign, SignatureEncoding};
 
 /// A place that a secret is opted into.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +37,7 @@ pub(super) enum Place {
     /// A field that the proxy adds, with a signature in it and not the value.
     Hmac(HmacRule),
     /// A signature that a client makes with tokens first.
-    AwsSigV4,
+    Aws(Signing),
 }
 
 /// The kinds of bodies that are told apart.
@@ -64,8 +66,8 @@ pub(super) const MESSAGE: &str = "key: ";
 const BOUNDARY: &str = "tollgate-selftest";
 
 impl Place {
-    /// Every place that a secret is opted into.
-    pub(super) fn all(bound: &BoundSecret) -> Vec<Self> {
+    /// Every place that a secret is opted into, among the others of its sandbox.
+    pub(super) fn all(bound: &BoundSecret, others: &[Arc<BoundSecret>]) -> Vec<Self> {
         let locations = &bound.locations;
         let mut places = Vec::new();
         match &locations.header {
@@ -84,34 +86,23 @@ impl Place {
         places.extend(bound.inject.clone().map(Self::Injected));
         match &bound.sign {
             Some(Sign::Hmac(rule)) => places.push(Self::Hmac(rule.clone())),
+            Some(Sign::AwsSigV4(pair)) => {
+                let signing =
+                    |form| Signing { form, signer: bound.name.clone(), pair: pair.clone() };
+                places.extend(Form::ALL.map(signing).map(Self::Aws));
+            }
             // What stands nowhere and does not sign goes with one that does.
-            Some(Sign::AwsSigV4(_)) | None if !bound.travels() => places.push(Self::AwsSigV4),
-            Some(Sign::AwsSigV4(_)) | None => {}
+            None if !bound.travels() => places.extend(goes_with(bound, others).map(Self::Aws)),
+            None => {}
         }
         places
-    }
-
-    /// Why no request is made for it, if none is.
-    pub(super) const fn untried(&self) -> Option<&'static str> {
-        match self {
-            Self::AwsSigV4 => {
-                Some("the host takes it, but no signature of a client's is made here")
-            }
-            Self::Header(_)
-            | Self::Basic
-            | Self::Query
-            | Self::Path
-            | Self::Body(_)
-            | Self::WebSocket
-            | Self::Injected(_)
-            | Self::Hmac(_) => None,
-        }
     }
 
     /// The methods that suit it, the most fitting first.
     pub(super) const fn methods(&self) -> [Method; 5] {
         use Method as M;
         match self {
+            Self::Aws(signing) => signing.methods(),
             Self::Body(_) => [M::POST, M::PUT, M::PATCH, M::DELETE, M::GET],
             Self::WebSocket => [M::GET, M::GET, M::GET, M::GET, M::GET],
             Self::Header(_)
@@ -119,23 +110,29 @@ impl Place {
             | Self::Query
             | Self::Path
             | Self::Injected(_)
-            | Self::Hmac(_)
-            | Self::AwsSigV4 => [M::GET, M::POST, M::PUT, M::PATCH, M::DELETE],
+            | Self::Hmac(_) => [M::GET, M::POST, M::PUT, M::PATCH, M::DELETE],
         }
     }
 
-    /// A request with the token here. The path is chosen by who knows the rules.
+    /// A request with the token here, or with those of other secrets. The path is chosen by who knows the rules.
     pub(super) fn request(
         &self,
         method: &Method,
         origin: &str,
         path: &str,
         token: &str,
+        others: impl Fn(&SecretName) -> String,
     ) -> Result<Request<Bytes>, Failure> {
-        let query = if *self == Self::Query {
-            format!("?first=1&key={token}&last=%20")
-        } else {
-            String::new()
+        let query = match self {
+            Self::Query => format!("?first=1&key={token}&last=%20"),
+            Self::Aws(signing) => signing.query(&others),
+            Self::Header(_)
+            | Self::Basic
+            | Self::Path
+            | Self::Body(_)
+            | Self::WebSocket
+            | Self::Injected(_)
+            | Self::Hmac(_) => String::new(),
         };
         let request =
             Request::builder().method(method).uri(format!("https://{origin}{path}{query}"));
@@ -147,7 +144,8 @@ impl Place {
             }
             Self::Body(kind) => kind.write(request, token),
             Self::WebSocket => loopback::asking(request).body(Bytes::new()),
-            Self::Query | Self::Path | Self::Injected(_) | Self::Hmac(_) | Self::AwsSigV4 => {
+            Self::Aws(signing) => return signing.request(request, others),
+            Self::Query | Self::Path | Self::Injected(_) | Self::Hmac(_) => {
                 request.body(Bytes::new())
             }
         }?)
@@ -184,9 +182,22 @@ impl Place {
                 written.strip_suffix(behind.as_bytes()).map(<[u8]>::to_vec)
             }
             Self::WebSocket => seen.body.strip_prefix(MESSAGE.as_bytes()).map(<[u8]>::to_vec),
-            Self::AwsSigV4 => None,
+            Self::Aws(_) => None,
         }
     }
+}
+
+/// How the secret goes with another's signature: as its access key id or session token.
+fn goes_with(bound: &BoundSecret, others: &[Arc<BoundSecret>]) -> Option<Signing> {
+    others.iter().find_map(|other| match &other.sign {
+        Some(Sign::AwsSigV4(pair)) => {
+            let form = Form::Header;
+            let signing = Signing { form, signer: other.name.clone(), pair: pair.clone() };
+            let takes_part = signing.parties().any(|name| *name == bound.name);
+            takes_part.then_some(signing)
+        }
+        Some(Sign::Hmac(_)) | None => None,
+    })
 }
 
 impl Kind {
@@ -277,7 +288,7 @@ impl fmt::Display for Place {
             Self::WebSocket => f.write_str("websocket"),
             Self::Injected(inject) => write!(f, "inject {}", inject.header),
             Self::Hmac(rule) => write!(f, "sign {}", rule.header),
-            Self::AwsSigV4 => f.write_str("sign aws-sigv4"),
+            Self::Aws(signing) => write!(f, "sign aws-sigv4 {}", signing.form),
         }
     }
 }

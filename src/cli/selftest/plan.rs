@@ -6,7 +6,8 @@ use http::Method;
 
 use super::place::Place;
 use crate::host::{Destination, Host, HostPattern, Port, PortRule, Scheme};
-use crate::policy::{BoundSecret, EffectivePolicy, decide_request};
+use crate::policy::{BoundSecret, EffectivePolicy, RequestPermit, decide_request};
+use crate::secret::SecretName;
 
 /// One request that is to be made.
 pub(super) struct Trial {
@@ -34,7 +35,7 @@ pub(super) fn trials(policy: &Arc<EffectivePolicy>, secret: &BoundSecret) -> Vec
     let destinations = secret.hosts.iter().filter_map(destination);
     let mut trials = Vec::new();
     for destination in destinations {
-        for place in Place::all(secret) {
+        for place in Place::all(secret, policy.secrets()) {
             let way = way(policy, secret, &destination, &place);
             trials.push(Trial { place, destination: destination.clone(), way });
         }
@@ -78,6 +79,10 @@ fn way(
             let verdict = decide_request(policy, destination, Scheme::Https, &method, &path);
             match verdict.permit() {
                 Ok(permit) if opens(place, &permit, secret) => return Ok(split(&method, &path)),
+                Ok(permit) if let Some(name) = missing(place, &permit) => {
+                    refused =
+                        Some(format!("{name}, which belongs to the signature, is not bound there"));
+                }
                 Ok(_) => {}
                 Err(denial) => refused = Some(denial.detail.into_string()),
             }
@@ -86,7 +91,7 @@ fn way(
     Err(refused.unwrap_or_else(|| "no request that the policy allows carries it".to_owned()))
 }
 
-fn opens(place: &Place, permit: &crate::policy::RequestPermit, secret: &BoundSecret) -> bool {
+fn opens(place: &Place, permit: &RequestPermit, secret: &BoundSecret) -> bool {
     let among = |secrets: &[Arc<BoundSecret>]| {
         secrets.iter().any(|bound| bound.name == secret.name && bound.store == secret.store)
     };
@@ -98,9 +103,16 @@ fn opens(place: &Place, permit: &crate::policy::RequestPermit, secret: &BoundSec
         | Place::Path
         | Place::Body(_)
         | Place::WebSocket
-        | Place::Hmac(_)
-        | Place::AwsSigV4 => among(permit.secrets()),
+        | Place::Hmac(_) => among(permit.secrets()),
+        Place::Aws(_) => among(permit.secrets()) && missing(place, permit).is_none(),
     }
+}
+
+/// What takes part in a signature and may not go there.
+fn missing<'p>(place: &'p Place, permit: &RequestPermit) -> Option<&'p SecretName> {
+    let Place::Aws(signing) = place else { return None };
+    let bound = |name: &SecretName| permit.secrets().iter().any(|bound| bound.name == *name);
+    signing.parties().find(|name| !bound(name))
 }
 
 /// Paths that rules of this host may allow.

@@ -69,7 +69,7 @@ pub(super) async fn try_all(
         let client = Client::new(proxy, &session, &server.proxy().introspection.ca_pem)?;
         for (name, trials) in &actor.trials {
             let sealed = session.by_name(name).ok_or("a secret is missing")?;
-            results.extend(try_secret(&actor.id, sealed, trials, &values, &client, &seen).await);
+            results.extend(try_secret(&session, sealed, trials, &values, &client, &seen).await);
         }
     }
     upstream.stop().await;
@@ -238,7 +238,7 @@ fn seat(server: &Server, actors: &[Actor], values: &Values) -> Result<(), Failur
 }
 
 async fn try_secret(
-    sandbox: &SandboxId,
+    session: &Session,
     sealed: &SealedSecret,
     trials: &[Trial],
     values: &Values,
@@ -246,7 +246,7 @@ async fn try_secret(
     seen: &Mutex<Option<Seen>>,
 ) -> Vec<Tried> {
     let tried = |result, detail: &str| Tried {
-        sandbox: sandbox.clone(),
+        sandbox: session.id().clone(),
         secret: sealed.bound.name.clone(),
         host: None,
         place: None,
@@ -276,15 +276,16 @@ async fn try_secret(
             }
         };
         reached = true;
-        if let Some(why) = trial.place.untried() {
-            results.push(Tried { detail: Some(why.to_owned()), ..at });
-            continue;
-        }
         drop(seen.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let sent = tokio::time::timeout(PATIENCE, send(trial, way, &sealed.token, client)).await;
+        let sent =
+            tokio::time::timeout(PATIENCE, send(trial, way, &sealed.token, session, client)).await;
         let arrived = seen.lock().unwrap_or_else(PoisonError::into_inner).take();
         results.push(match sent {
-            Ok(Ok(answer)) => judge(at, trial, way, sealed, value, arrived.as_ref(), &answer),
+            Ok(Ok(answer)) => {
+                let of = |name: &SecretName| value_of(session, values, name);
+                let arrived = arrived.map(|seen| Arrived::of(trial, way, &seen, sealed, of));
+                judge(at, &trial.place, arrived, echo(sealed, value, &answer), &answer)
+            }
             Ok(Err(error)) => {
                 Tried { result: Outcome::Failed, detail: Some(error.to_string()), ..at }
             }
@@ -300,10 +301,17 @@ async fn try_secret(
     results
 }
 
+/// The value of any secret of the session, as it was fetched.
+fn value_of(session: &Session, values: &Values, name: &SecretName) -> Option<Arc<SecretValue>> {
+    let store = session.by_name(name)?.bound.store.clone();
+    values.get(&(store, name.clone()))?.as_ref().ok().cloned()
+}
+
 async fn send(
     trial: &Trial,
     way: &Way,
     token: &SealedToken,
+    session: &Session,
     client: &Client,
 ) -> Result<Answer, Failure> {
     let origin = trial.destination.authority(Scheme::Https);
@@ -316,25 +324,20 @@ async fn send(
         | Place::WebSocket
         | Place::Injected(_)
         | Place::Hmac(_)
-        | Place::AwsSigV4 => way.path.clone(),
+        | Place::Aws(_) => way.path.clone(),
     };
-    let request = trial.place.request(&way.method, &origin, &path, token.as_str())?;
+    let others = |name: &SecretName| {
+        session.by_name(name).map_or_else(String::new, |it| it.token.as_str().to_owned())
+    };
+    let request = trial.place.request(&way.method, &origin, &path, token.as_str(), others)?;
     if trial.place == Place::WebSocket {
         return client.converse(request, format!("{MESSAGE}{}", token.as_str()).as_bytes()).await;
     }
     client.send(request).await
 }
 
-fn judge(
-    at: Tried,
-    trial: &Trial,
-    way: &Way,
-    sealed: &SealedSecret,
-    value: &Arc<SecretValue>,
-    seen: Option<&Seen>,
-    answer: &Answer,
-) -> Tried {
-    let Some(seen) = seen else {
+fn judge(at: Tried, place: &Place, arrived: Option<Arrived>, echo: Echo, answer: &Answer) -> Tried {
+    let Some(arrived) = arrived else {
         let reason = answer.reason().unwrap_or_else(|| answer.status.to_string());
         let detail = Some(format!("{reason}: {}", answer.detail()));
         return Tried {
@@ -344,35 +347,60 @@ fn judge(
             ..at
         };
     };
-    let read = trial.place.read(seen, &way.path);
-    let is_value = read
-        .as_ref()
-        .and_then(|read| SecretValue::new(read.clone()).ok())
-        .is_some_and(|read| read.is(value));
-    let is_signature = match (&trial.place, &read) {
-        (Place::Hmac(rule), Some(read)) => is_signature(read, rule),
-        _ => false,
-    };
-    let arrived = match &read {
-        Some(read) if is_signature => format!("a signature ({} characters)", read.len()),
-        Some(read) if is_value => masked(read),
-        Some(read) if read == sealed.token.as_str().as_bytes() => {
-            "the sealed token itself".to_owned()
-        }
-        Some(_) => "something else".to_owned(),
-        None => "nothing in this place".to_owned(),
-    };
-    let echo = echo(sealed, value, answer);
-    let is_right = if matches!(trial.place, Place::Hmac(_)) { is_signature } else { is_value };
-    let expected = if trial.place == Place::WebSocket { 101 } else { 200 };
-    let result = if is_right && echo != Echo::Leaked && answer.status == expected {
+    let expected = if *place == Place::WebSocket { 101 } else { 200 };
+    let result = if arrived.is_right && echo != Echo::Leaked && answer.status == expected {
         Outcome::Ok
     } else {
         Outcome::Failed
     };
     let detail = (answer.status != expected)
         .then(|| format!("the answer did not come back: {} {}", answer.status, answer.detail()));
-    Tried { result, arrived: Some(arrived), echo: Some(echo), detail, ..at }
+    Tried { result, arrived: Some(arrived.what), echo: Some(echo), detail, ..at }
+}
+
+/// What the upstream received in a place.
+struct Arrived {
+    /// As an operator may read it.
+    what: String,
+    is_right: bool,
+}
+
+impl Arrived {
+    fn of(
+        trial: &Trial,
+        way: &Way,
+        seen: &Seen,
+        sealed: &SealedSecret,
+        value: impl Fn(&SecretName) -> Option<Arc<SecretValue>>,
+    ) -> Self {
+        if let Place::Aws(signing) = &trial.place {
+            let checked = signing.check(&way.method, seen, value);
+            let is_right = checked.is_ok();
+            let what =
+                checked.map_or_else(str::to_owned, |()| "a signature that is right".to_owned());
+            return Self { what, is_right };
+        }
+        let Some(read) = trial.place.read(seen, &way.path) else {
+            return Self { what: "nothing in this place".to_owned(), is_right: false };
+        };
+        if let Place::Hmac(rule) = &trial.place
+            && is_signature(&read, rule)
+        {
+            let what = format!("a signature ({} characters)", read.len());
+            return Self { what, is_right: true };
+        }
+        let is_value = SecretValue::new(read.clone())
+            .is_ok_and(|read| value(&sealed.bound.name).is_some_and(|value| read.is(&value)));
+        let what = if is_value {
+            masked(&read)
+        } else if read == sealed.token.as_str().as_bytes() {
+            "the sealed token itself".to_owned()
+        } else {
+            "something else".to_owned()
+        };
+        let is_right = is_value && !matches!(trial.place, Place::Hmac(_));
+        Self { what, is_right }
+    }
 }
 
 /// Whether the answer holds the value in any form in which the proxy hides it.

@@ -32,9 +32,9 @@ pub(super) fn clean(headers: &mut HeaderMap) {
 
 /// States the length of a whole body.
 pub(super) fn restate_length(headers: &mut HeaderMap, body: &Bytes) {
-    let length = HeaderValue::from(body.len());
-    if headers.get(CONTENT_LENGTH) != Some(&length) {
-        headers.insert(CONTENT_LENGTH, length);
+    let stated = headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes).unwrap_or_default();
+    if stated != itoa::Buffer::new().format(body.len()).as_bytes() {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
 }
 

@@ -5,8 +5,6 @@
 
 mod decode;
 mod fields;
-#[cfg(fuzzing)]
-pub(super) mod fuzzing;
 mod messages;
 mod pieces;
 mod spelled;
@@ -19,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::response::Parts;
 use http::{Method, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
@@ -225,8 +223,8 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// Whether the messages of Connect's streams are compressed; gRPC says so before each.
 fn has_compressed_messages(headers: &HeaderMap) -> bool {
-    let codings = headers.get_all("connect-content-encoding").iter();
-    codings.into_iter().any(|coding| coding != "identity")
+    let coding = |name: &HeaderName| name.as_str() == "connect-content-encoding";
+    headers.iter().any(|(name, value)| coding(name) && value != "identity")
 }
 
 /// Whether ASCII is written as such in the charset of the answer. A client may ask for another (UTF-16, EBCDIC), and values are searched for

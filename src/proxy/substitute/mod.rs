@@ -11,12 +11,14 @@ mod trailers;
 mod url;
 mod websocket;
 
+use std::sync::Arc;
+
 use http::header::{
     ACCEPT_ENCODING, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, IF_RANGE, RANGE,
     SEC_WEBSOCKET_EXTENSIONS, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Request, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use super::Via;
 use super::forward::Outgoing;
@@ -27,16 +29,16 @@ use crate::policy::{BoundSecret, Denial, DenyReason, RequestPermit};
 use crate::secret::SecretName;
 use crate::session::{Recognised, Session};
 
-pub(super) use body::OutgoingBody;
 #[cfg(fuzzing)]
-pub(super) use body::fuzzing;
+pub(super) use body::Counter;
+pub(super) use body::OutgoingBody;
 pub use body::{BodyPieces, open_body};
 pub(super) use tokens::{Tokens, unfit};
 pub(super) use websocket::{Messages, Violation};
 
 /// Makes the request that leaves: connection fields dropped, tokens opened, injected fields added.
 pub(super) async fn request(
-    session: &Session,
+    session: &Arc<Session>,
     permit: &RequestPermit,
     recognised: &Recognised,
     via: &Via,
@@ -66,7 +68,10 @@ pub(super) async fn request(
         // An extension could compress a WebSocket's messages.
         drop_fields(&mut parts.headers, &[SEC_WEBSOCKET_EXTENSIONS]);
     }
-    let body = body::open(&tokens, via, &mut parts.headers, body, exchange.clone()).await?;
+    let trailing = || exposed::Trailing::of(&recognised.sandbox, session, permit);
+    let trailing = if body.is_end_stream() { None } else { trailing() };
+    let body =
+        body::open(&tokens, via, &mut parts.headers, body, exchange.clone(), trailing).await?;
     let request = Request::from_parts(parts, body);
     Ok(Outgoing {
         request,
@@ -212,7 +217,7 @@ fn drop_overrides(headers: &mut HeaderMap) {
         "x-original-url",
         "x-rewrite-url",
     ];
-    if OVERRIDES.iter().any(|name| headers.contains_key(*name)) {
+    if headers.keys().any(|name| OVERRIDES.contains(&name.as_str())) {
         let old = std::mem::take(headers);
         for (name, value) in old.iter().filter(|(name, _)| !OVERRIDES.contains(&name.as_str())) {
             headers.append(name.clone(), value.clone());
@@ -232,7 +237,7 @@ fn ask_for_readable_answers(headers: &mut HeaderMap, in_parts: bool) {
     headers.insert(ACCEPT_ENCODING, readable);
     // Compressed messages are not read.
     for name in [GRPC_ACCEPT_ENCODING, CONNECT_ACCEPT_ENCODING] {
-        if headers.contains_key(&name) {
+        if headers.keys().any(|known| *known == name) {
             headers.insert(name, HeaderValue::from_static("identity"));
         }
     }
@@ -240,7 +245,8 @@ fn ask_for_readable_answers(headers: &mut HeaderMap, in_parts: bool) {
 
 /// Rebuilds the map without these fields.
 fn drop_fields(headers: &mut HeaderMap, fields: &[HeaderName]) {
-    if fields.iter().any(|name| headers.contains_key(name)) {
+    // A request has a few fields: to look at each name costs less than to hash one.
+    if headers.keys().any(|name| fields.contains(name)) {
         let old = std::mem::take(headers);
         for (name, value) in old.iter().filter(|(name, _)| !fields.contains(name)) {
             headers.append(name.clone(), value.clone());

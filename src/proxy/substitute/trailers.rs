@@ -1,13 +1,14 @@
 //! Tokens in the trailers of a request: opened where the secret's `headers` name the field and the request announced it in `Trailer`.
 //!
 //! A trailer comes when nothing can be fetched any more, so values are fetched for announced fields only. A token anywhere else among the
-//! trailers ends the request, and fields that would change framing or routing are dropped.
+//! trailers ends the request, and so does a real value that is not bound to the destination; fields that would change framing or routing are dropped.
 
 use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue, TRAILER};
 use zeroize::Zeroizing;
 
+use super::exposed::Trailing;
 use super::is_connection_field;
 use super::tokens::{self, Tokens, value_of};
 use crate::host::Scheme;
@@ -20,6 +21,8 @@ use crate::secret::{HeaderRule, SealedToken, SecretValue, TokenFinder};
 pub(super) struct Trailers {
     finder: Arc<TokenFinder>,
     opens: Vec<Opens>,
+    /// Looks for values that may not go with them.
+    exposed: Option<Trailing>,
 }
 
 #[derive(Debug)]
@@ -31,8 +34,13 @@ struct Opens {
 
 impl Trailers {
     /// Fetches the values that announced trailers may need.
-    pub(super) async fn of(tokens: &Tokens<'_>, headers: &HeaderMap) -> Result<Self, Denial> {
-        let mut trailers = Self { finder: tokens.session.finder().clone(), opens: Vec::new() };
+    pub(super) async fn of(
+        tokens: &Tokens<'_>,
+        headers: &HeaderMap,
+        exposed: Option<Trailing>,
+    ) -> Result<Self, Denial> {
+        let finder = tokens.session.finder().clone();
+        let mut trailers = Self { finder, opens: Vec::new(), exposed };
         if !headers.contains_key(TRAILER) || tokens.permit.scheme() == Scheme::Http {
             return Ok(trailers);
         }
@@ -55,6 +63,9 @@ impl Trailers {
 
     /// The trailers as they leave.
     pub(super) fn open(&self, sent: &HeaderMap, exchange: &Exchange) -> Result<HeaderMap, Denial> {
+        if let Some(exposed) = &self.exposed {
+            exposed.check(sent)?;
+        }
         let mut kept = HeaderMap::with_capacity(sent.len());
         for (name, value) in sent {
             if self.finder.find(name.as_str().as_bytes()).next().is_some() {

@@ -204,9 +204,15 @@ impl Messages {
 
     /// The text with its tokens opened; none if it leaves as it came.
     async fn opened(&self, text: &[u8]) -> Result<Option<Vec<u8>>, Violation> {
-        let encoding = encoding(text);
         let finder = self.session.finder();
-        let tokens_in_text = finder.find(&encoding.decode(text, finder).text).count() as u64;
+        let tokens = |encoding: Encoding| finder.find(&encoding.decode(text, finder).text).count();
+        // Most messages hold no token in either reading, and need not be parsed.
+        let is_plain = tokens(Encoding::Raw) == 0;
+        if is_plain && (memchr::memchr(b'\\', text).is_none() || tokens(Encoding::Json) == 0) {
+            return Ok(None);
+        }
+        let encoding = encoding(text);
+        let tokens_in_text = tokens(encoding) as u64;
         if tokens_in_text == 0 {
             return Ok(None);
         }
@@ -224,11 +230,11 @@ impl Messages {
         };
         let kind = Kind::Text(encoding);
         let needed =
-            body::needed(session.finder(), &opted, kind, text).map_err(Violation::Denied)?;
+            body::needed(session.finder(), &opted, &kind, text).map_err(Violation::Denied)?;
         if !needed.iter().all(known) {
             return Err(Violation::Changed);
         }
-        let (text, tally) = body::whole(session.finder(), needed, kind, text, self.most)
+        let (text, tally) = body::whole(session.finder(), needed, &kind, text, self.most)
             .await
             .map_err(Violation::Denied)?;
         let unopened = tally.opened.is_empty();

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::{SealedToken, SecretValue};
 use forms::forms;
-use skim::Skim;
+use skim::{Skim, Skimmed};
 
 /// All values of a sandbox in all their forms, and what takes the place of each.
 pub struct Needles {
@@ -134,7 +134,11 @@ impl Needles {
     /// Whether a whole text holds any value.
     #[must_use]
     pub fn is_in(&self, text: &[u8]) -> bool {
-        self.skim.next(text, 0).is_some()
+        match self.skim.next(text, 0) {
+            Skimmed::Clear => false,
+            Skimmed::Met(_) => true,
+            Skimmed::Tired(at) => self.find_around(text, 0, at).is_some(),
+        }
     }
 
     /// The tokens of the values that a whole text holds, in the order in which they stand there.
@@ -150,7 +154,7 @@ impl Needles {
     /// The same for the name of a host or a field, which travels in lower case whatever the value was.
     pub fn tokens_of_name<'n>(&'n self, name: &'n str) -> impl Iterator<Item = &'n SealedToken> {
         let lowered = self.named.iter().filter(move |(value, _)| {
-            self.names.next(name.as_bytes(), 0).is_some()
+            self.is_name_in(name.as_bytes())
                 && memchr::memmem::find(name.as_bytes(), value).is_some()
         });
         self.tokens_of(name.as_bytes()).chain(lowered.map(|(_, token)| token))
@@ -170,9 +174,9 @@ impl Needles {
         }
         let holds_name = if clean.bytes().any(|byte| byte.is_ascii_uppercase()) {
             let lower = Zeroizing::new(clean.to_ascii_lowercase());
-            self.names.next(lower.as_bytes(), 0).is_some()
+            self.is_name_in(lower.as_bytes())
         } else {
-            self.names.next(clean.as_bytes(), 0).is_some()
+            self.is_name_in(clean.as_bytes())
         };
         if holds_name { Cow::Owned(self.without_names(&clean)) } else { clean }
     }
@@ -210,7 +214,7 @@ impl Needles {
 
     /// A name with a token in place of the value would be no name that anybody looks for.
     fn drop_named_by_value(&self, headers: &mut HeaderMap) -> u64 {
-        let is_value = |name: &HeaderName| self.names.next(name.as_str().as_bytes(), 0).is_some();
+        let is_value = |name: &HeaderName| self.is_name_in(name.as_str().as_bytes());
         if !headers.keys().any(is_value) {
             return 0;
         }
@@ -226,13 +230,31 @@ impl Needles {
         hits
     }
 
+    /// Whether a text in lower case holds a value that can be part of a name.
+    fn is_name_in(&self, text: &[u8]) -> bool {
+        match self.names.next(text, 0) {
+            Skimmed::Clear => false,
+            Skimmed::Met(_) => true,
+            Skimmed::Tired(_) => {
+                self.named.iter().any(|(value, _)| memchr::memmem::find(text, value).is_some())
+            }
+        }
+    }
+
     /// The leftmost needle at or after `from`, and of those that begin there the longest.
+    fn find(&self, text: &[u8], from: usize) -> Option<Match> {
+        match self.skim.next(text, from) {
+            Skimmed::Clear => None,
+            Skimmed::Met(at) | Skimmed::Tired(at) => self.find_around(text, from, at),
+        }
+    }
+
+    /// The same, where the skim met no needle in front of `at`.
     ///
     /// A needle that begins before the one that the skim met still reaches beyond it, so no look back is longer than the longest needle, and
     /// all the automaton's looks together are no longer than the text.
-    fn find(&self, text: &[u8], from: usize) -> Option<Match> {
-        let met = self.skim.next(text, from)?;
-        let start = from.max((met + 1).saturating_sub(self.longest));
+    fn find_around(&self, text: &[u8], from: usize, at: usize) -> Option<Match> {
+        let start = from.max((at + 1).saturating_sub(self.longest));
         self.automaton.as_ref()?.find(Input::new(text).span(start..text.len()))
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! Every needle gives up a window of one common width. A window that stands anywhere in a text covers exactly one of the places that lie a
 //! stride apart, so it is enough to look up the four bytes there: in a bit table first, then among the needles that hold them. Only a whole
-//! needle that really stands there is reported, so a text full of near misses is as cheap as any other.
+//! needle that really stands there is reported.
+//!
+//! A text can hold so many beginnings of needles, or needles can be so alike, that comparing them costs more than the automaton's even pace.
+//! Then the skim gives up and says how far it came, so that all searching stays linear whatever the values are.
 
 use zeroize::Zeroizing;
 
@@ -36,6 +39,24 @@ const MOST_STRIDE: usize = 16;
 
 /// The shortest needle that can be skimmed for.
 pub(super) const SHORTEST: usize = 8;
+
+/// What a skim came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Skimmed {
+    /// The text holds no needle.
+    Clear,
+    /// A place inside the first whole needle that is met, though not always in the leftmost.
+    Met(usize),
+    /// Comparing costs too much: a needle may stand around this place, or behind it.
+    Tired(usize),
+}
+
+/// How many bytes may be compared for each byte of text. Comparing so many takes about as long as the automaton takes for one.
+const PATIENCE: usize = 32;
+/// What may be compared on top of that; a common beginning of a value now and then is nothing yet.
+const HEAD_START: usize = 4 * 1024;
+/// So much is compared at once, and counted even if the first byte tells.
+const STEP: usize = 32;
 
 impl Skim {
     /// Prepares the search for `needles`, of which each has at least [`SHORTEST`] bytes.
@@ -74,20 +95,29 @@ impl Skim {
         Self { needles, stride, marks, marks_shift, buckets, buckets_shift, places }
     }
 
-    /// A place inside the first whole needle that is met at or after `from`, though not always in the leftmost; none if `text` holds none.
-    pub(super) fn next(&self, text: &[u8], from: usize) -> Option<usize> {
+    /// Looks for the first whole needle that begins at or after `from`.
+    pub(super) fn next(&self, text: &[u8], from: usize) -> Skimmed {
+        self.next_with(text, from, &mut 0)
+    }
+
+    /// The same, adding up how many bytes were compared.
+    fn next_with(&self, text: &[u8], from: usize, compared: &mut usize) -> Skimmed {
         let first = from + self.stride - 1;
-        let looked_at = text.get(first..)?;
+        let looked_at = text.get(first..).unwrap_or_default();
         for (nth, stretch) in looked_at.chunks(self.stride).enumerate() {
-            let hash = hash(*stretch.first_chunk()?);
+            let Some(gram) = stretch.first_chunk() else { return Skimmed::Clear };
+            let hash = hash(*gram);
             if self.is_marked(hash) {
                 let at = first + nth * self.stride;
-                if self.is_needle(text, from, at, hash) {
-                    return Some(at);
+                if self.is_needle(text, from, at, hash, compared) {
+                    return Skimmed::Met(at);
+                }
+                if *compared > patience(from, at) {
+                    return Skimmed::Tired(at);
                 }
             }
         }
-        None
+        Skimmed::Clear
     }
 
     #[inline]
@@ -96,18 +126,47 @@ impl Skim {
         self.marks.get(word).is_some_and(|word| word & bit != 0)
     }
 
-    /// Whether a whole needle stands at or after `from` with some part of its window at `at`.
+    /// Whether a whole needle stands at or after `from` with some part of its window at `at`; not told if finding out takes too long.
     #[inline(never)]
-    fn is_needle(&self, text: &[u8], from: usize, at: usize, hash: u32) -> bool {
+    fn is_needle(
+        &self,
+        text: &[u8],
+        from: usize,
+        at: usize,
+        hash: u32,
+        compared: &mut usize,
+    ) -> bool {
+        let most = patience(from, at);
         let bucket = (hash >> self.buckets_shift) as usize;
         let bound = |nth: usize| self.buckets.get(nth).map(|&bound| bound as usize);
         let (Some(start), Some(end)) = (bound(bucket), bound(bucket + 1)) else { return false };
-        self.places.get(start..end).unwrap_or_default().iter().any(|place| {
-            let Some(needle) = self.needles.get(place.needle as usize) else { return false };
-            let Some(start) = at.checked_sub(place.at as usize) else { return false };
-            start >= from && text.get(start..).is_some_and(|text| text.starts_with(needle))
-        })
+        for place in self.places.get(start..end).unwrap_or_default() {
+            if *compared > most {
+                return false;
+            }
+            let needle = self.needles.get(place.needle as usize);
+            let start = at.checked_sub(place.at as usize).filter(|start| *start >= from);
+            let (Some(needle), Some(start)) = (needle, start) else { continue };
+            if begins(text.get(start..).unwrap_or_default(), needle, compared) {
+                return true;
+            }
+        }
+        false
     }
+}
+
+/// Whether a text begins with a needle, step by step so that it is known how much was compared.
+fn begins(text: &[u8], needle: &[u8], compared: &mut usize) -> bool {
+    text.len() >= needle.len()
+        && text.chunks(STEP).zip(needle.chunks(STEP)).all(|(text, needle)| {
+            *compared += STEP;
+            text.starts_with(needle)
+        })
+}
+
+/// How many bytes may be compared on the way to a place.
+const fn patience(from: usize, at: usize) -> usize {
+    HEAD_START + PATIENCE * (at - from)
 }
 
 /// Multiplicative hashing: the high bits depend on all four bytes.
@@ -120,4 +179,52 @@ const fn hash(gram: [u8; GRAM]) -> u32 {
 const fn mark(hash: u32, shift: u32) -> (usize, u64) {
     let index = hash >> shift;
     ((index >> 6) as usize, 1 << (index & 63))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn skim(needles: &[&str]) -> Skim {
+        let needles = needles.iter().map(|needle| Zeroizing::new(needle.as_bytes().to_vec()));
+        Skim::new(needles.collect())
+    }
+
+    #[test]
+    fn what_is_compared_grows_with_the_text_whatever_the_needles_are() {
+        let long = "a".repeat(60_000);
+        let alike: Vec<String> =
+            (0..500).map(|nth| format!("alike-to-a-middle-{nth:03}")).collect();
+        let alike: Vec<&str> = alike.iter().map(String::as_str).collect();
+        let near = "a".repeat(59_999) + "b";
+        for (needles, text) in [
+            (vec![long.as_str()], near.repeat(3)),
+            (vec![long.as_str(), "aaaaaaaaaaab"], "a".repeat(59_999)),
+            (vec!["abababababab", long.as_str()], "ab".repeat(5)),
+            (alike, "alike-to-a-middle-x".repeat(1000)),
+        ] {
+            let skim = skim(&needles);
+            let mut compared = 0;
+            let came = match skim.next_with(text.as_bytes(), 0, &mut compared) {
+                Skimmed::Met(at) => panic!("nothing stands at {at}"),
+                Skimmed::Tired(at) => at,
+                Skimmed::Clear => text.len(),
+            };
+            // The last comparison may be a whole one.
+            let most = patience(0, came) + text.len().min(long.len()) + STEP;
+            assert!(compared <= most, "{compared} of at most {most} for {came}");
+        }
+    }
+
+    #[test]
+    fn a_common_beginning_now_and_then_tires_nobody() {
+        let pem = format!("-----BEGIN PRIVATE KEY-----{}", "0123456789abcdefXYZ".repeat(100));
+        let (begun, _) = pem.split_at(pem.len() - 1);
+        let text = format!("{begun} and {}", "other words ".repeat(20)).repeat(50);
+        assert_eq!(skim(&[&pem]).next(text.as_bytes(), 0), Skimmed::Clear);
+        let found = format!("{text}{pem}");
+        assert!(
+            matches!(skim(&[&pem]).next(found.as_bytes(), 0), Skimmed::Met(at) if at > text.len())
+        );
+    }
 }

@@ -90,6 +90,18 @@ fn what_is_held_back_depends_on_length_and_spaces_only() {
 }
 
 #[test]
+fn a_name_that_tires_the_skim_is_searched_all_the_same() {
+    let value = "A".repeat(600);
+    let (needles, _) = needles(&value);
+    for (length, found) in [(599, false), (600, true)] {
+        let name = format!("x{}", "a".repeat(length));
+        assert_eq!(needles.tokens_of_name(&name).count() > 0, found);
+        assert_eq!(needles.redacted(&name).as_ref() != name, found);
+    }
+    assert_eq!(needles.tokens_of_name(&format!("{}b", "a".repeat(599)).repeat(3)).count(), 0);
+}
+
+#[test]
 fn json_escapes_of_every_encoder_are_found() {
     let (needles, _) = needles("k<e>y/&'+\"1234ü😀");
     for echo in [
@@ -144,6 +156,12 @@ fn reference(values: &[String], text: &[u8], hide: Hide) -> Vec<u8> {
     out
 }
 
+fn needles_of(values: &[String]) -> Needles {
+    let sealed = values.iter().enumerate();
+    let sealed = sealed.map(|(nth, value)| (token(&format!("K{nth}")), secret(value)));
+    Needles::new(&sealed.collect::<Vec<_>>())
+}
+
 /// Values that overlap each other and themselves, and a text of their forms, whole, cut short and in pieces.
 fn values_and_text() -> impl Strategy<Value = (Vec<String>, Vec<u8>)> {
     let value = prop_oneof!["[ab]{12,20}", "(ab){6,9}c?", "[a-z0-9+/%\"]{12,40}", "[ -~]{12,16}"];
@@ -169,16 +187,30 @@ proptest! {
     #[test]
     fn what_is_hidden_is_what_the_plain_search_hides((values, text) in values_and_text(), mask: bool) {
         let hide = if mask { Hide::Mask } else { Hide::Replace };
-        let sealed: Vec<_> = values
-            .iter()
-            .enumerate()
-            .map(|(nth, value)| (token(&format!("K{nth}")), secret(value)))
-            .collect();
-        let needles = Needles::new(&sealed);
+        let needles = needles_of(&values);
         let mut out = Vec::new();
         needles.hide(&text, text.len(), hide, &mut out);
         let expected = reference(&values, &text, hide);
         prop_assert_eq!(needles.is_in(&text), expected != text);
+        prop_assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(&expected));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn values_that_tire_the_skim_are_hidden_all_the_same(
+        lengths in prop::collection::vec(300_usize..400, 1..3),
+        runs in prop::collection::vec((1_usize..800, "[ab%=]{1,2}"), 1..5),
+    ) {
+        let values: Vec<String> = lengths.iter().map(|length| "a".repeat(*length)).collect();
+        let text: String = runs.iter().map(|(run, between)| "a".repeat(*run) + between).collect();
+        let needles = needles_of(&values);
+        let mut out = Vec::new();
+        needles.hide(text.as_bytes(), text.len(), Hide::Replace, &mut out);
+        let expected = reference(&values, text.as_bytes(), Hide::Replace);
+        prop_assert_eq!(needles.is_in(text.as_bytes()), expected != text.as_bytes());
         prop_assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(&expected));
     }
 }

@@ -224,37 +224,46 @@ async fn H2_009_a_token_in_two_pieces() {
     attack.finish().await;
 }
 
-// Unless a secret opts in to bodies, a token in one is forwarded as it came (DESIGN.md, Seals), however it is cut.
-// not yet: H2-010 with the body opted in: comes with body substitution
-// not yet: H2-011 with the body opted in: comes with body substitution
+/// Unless a secret opts in to bodies, a token in one is forwarded as it came (DESIGN.md, Seals), however it is cut. What the upstream gets of
+/// a body, without and with the opt-in; `{}` stands for the token.
+async fn arrives(frames: impl Fn(&str) -> Frames, body: &str) {
+    let key = "KEY_A: { from: { value: $KEY_A }, allowedHosts: [api.allowed.test], ";
+    let opted = P0.replace(key, &format!("{key} locations: [header, body],"));
+    assert_ne!(opted, P0);
+    for policy in [P0, &opted] {
+        let attack = Attack::with(policy, json!({})).await;
+        let token = attack.sandbox.token("KEY_A").to_owned();
+        let outcome = attack.h2(HOST, &frames(&token)).await;
+        assert_eq!(outcome.status, Some(200), "{outcome:?}");
+        let written = if policy == P0 { token } else { attack.tollgate.value("KEY_A") };
+        assert_eq!(attack.api.request().body, body.replace("{}", &written));
+        attack.finish().await;
+    }
+}
 
 #[tokio::test]
 async fn H2_010_a_token_split_over_data_frames() {
-    let attack = p0_with(api_h1().await).await;
-    let token = attack.sandbox.token("KEY_A").to_owned();
-    let frames = Frames::new()
-        .headers(1, 0, &request("POST"))
-        .data(1, 0, format!("{{\"k\":\"{}", &token[..7]).as_bytes())
-        .data(1, END_STREAM, format!("{}\"}}", &token[7..]).as_bytes());
-    let outcome = attack.h2(HOST, &frames).await;
-    assert_eq!(outcome.status, Some(200), "{outcome:?}");
-    assert_eq!(attack.api.request().body, format!("{{\"k\":\"{token}\"}}"));
-    attack.finish().await;
+    let frames = |token: &str| {
+        let (first, rest) = token.split_at(7);
+        Frames::new()
+            .headers(1, 0, &request("POST"))
+            .data(1, 0, format!("{{\"k\":\"{first}").as_bytes())
+            .data(1, END_STREAM, format!("{rest}\"}}").as_bytes())
+    };
+    arrives(frames, "{\"k\":\"{}\"}").await;
 }
 
 #[tokio::test]
 async fn H2_011_padding_and_empty_data_between_the_bytes_of_a_token() {
-    let attack = p0_with(api_h1().await).await;
-    let token = attack.sandbox.token("KEY_A").to_owned();
-    let mut frames = Frames::new().headers(1, 0, &request("POST"));
-    for byte in token.bytes() {
-        let padded = [&[255, byte][..], &[0; 255]].concat();
-        frames = frames.frame(0, 8, 1, &padded).data(1, 0, b"");
-    }
-    let outcome = attack.h2(HOST, &frames.data(1, END_STREAM, b"")).await;
-    assert_eq!(outcome.status, Some(200), "{outcome:?}");
-    assert_eq!(attack.api.request().body, token);
-    attack.finish().await;
+    let frames = |token: &str| {
+        let mut frames = Frames::new().headers(1, 0, &request("POST"));
+        for byte in token.bytes() {
+            let padded = [&[255, byte][..], &[0; 255]].concat();
+            frames = frames.frame(0, 8, 1, &padded).data(1, 0, b"");
+        }
+        frames.data(1, END_STREAM, b"")
+    };
+    arrives(frames, "{}").await;
 }
 
 #[tokio::test]

@@ -605,3 +605,28 @@ async fn SUB_055_text_that_only_folding_would_make_a_token() {
     }
     attack.finish().await;
 }
+
+/// The self-test opens a token in every place at every host; all of it goes where the policy says, and nobody else is called.
+#[test]
+fn SUB_041_a_proxy_in_the_environment_is_never_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join("policy.yaml"),
+        p0_of_key_a("any-value-0123456789", ANYWHERE),
+    )
+    .unwrap();
+    let evil = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    evil.set_nonblocking(true).unwrap();
+    let url = format!("http://{}", evil.local_addr().unwrap());
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    command.args(["selftest", "--policies", "policy.yaml", "--fake-values"]);
+    command.current_dir(folder.path()).env("TMPDIR", folder.path()).env("NO_PROXY", "");
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"]
+    {
+        command.env(name, &url);
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let called = evil.accept().map(|(_, caller)| caller);
+    assert_eq!(called.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}

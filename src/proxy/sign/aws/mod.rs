@@ -106,14 +106,17 @@ impl Asked {
         let date = date(self.form.date(request.headers()), jiff::Timestamp::now());
         let signer = Signer::new(&secret, &self.scope, &date);
         let credential = Zeroizing::new(format!("{}/{}", *access_key_id, signer.scope()));
-        let session_token = session_token.as_ref().map(|token| token.as_str());
+        let made_of = Signature {
+            asked: &self,
+            host: tokens.authority(),
+            signer: &signer,
+            credential: &credential,
+            session_token: session_token.as_ref().map(|token| token.as_str()),
+            payload: &payload,
+        };
         let signature = match &self.form {
-            Form::Header => {
-                self.in_header(&mut request, tokens, &signer, &credential, session_token, &payload)?
-            }
-            Form::Query { .. } => {
-                self.in_query(&mut request, tokens, &signer, &credential, session_token, &payload)?
-            }
+            Form::Header => made_of.in_header(&mut request)?,
+            Form::Query { .. } => made_of.in_query(&mut request)?,
         };
         let trailers = match payload.as_str() {
             "STREAMING-AWS4-HMAC-SHA256-PAYLOAD" => false,
@@ -137,41 +140,39 @@ impl Asked {
         let text = text.filter(plain).ok_or_else(|| unfit(name, "a signature"))?;
         Ok(Zeroizing::new(text.to_owned()))
     }
+}
 
-    fn in_header(
-        &self,
-        request: &mut Request<OutgoingBody>,
-        tokens: &Tokens<'_>,
-        signer: &Signer,
-        credential: &str,
-        session_token: Option<&str>,
-        payload: &str,
-    ) -> Result<String, Denial> {
+/// Everything that a signature is made of, but for the request.
+struct Signature<'s> {
+    asked: &'s Asked,
+    /// The authority as it is sent.
+    host: String,
+    signer: &'s Signer,
+    credential: &'s str,
+    session_token: Option<&'s str>,
+    payload: &'s str,
+}
+
+impl Signature<'_> {
+    fn in_header(&self, request: &mut Request<OutgoingBody>) -> Result<String, Denial> {
         let headers = request.headers_mut();
-        set(headers, &DATE, signer.date())?;
-        if let Some(token) = session_token {
+        set(headers, &DATE, self.signer.date())?;
+        if let Some(token) = self.session_token {
             set(headers, &SECURITY_TOKEN, token)?;
         }
         let signed = self.signed(headers, true);
         let query = request.uri().query().unwrap_or_default().to_owned();
-        let signature = signer.request(&self.canonical(request, tokens, &query, &signed, payload));
+        let signature = self.signer.request(&self.canonical(request, &query, &signed));
         let authorization = format!(
-            "{ALGORITHM} Credential={credential}, SignedHeaders={}, Signature={signature}",
+            "{ALGORITHM} Credential={}, SignedHeaders={}, Signature={signature}",
+            self.credential,
             names(&signed)
         );
         set(request.headers_mut(), &AUTHORIZATION, &Zeroizing::new(authorization))?;
         Ok(signature)
     }
 
-    fn in_query(
-        &self,
-        request: &mut Request<OutgoingBody>,
-        tokens: &Tokens<'_>,
-        signer: &Signer,
-        credential: &str,
-        session_token: Option<&str>,
-        payload: &str,
-    ) -> Result<String, Denial> {
+    fn in_query(&self, request: &mut Request<OutgoingBody>) -> Result<String, Denial> {
         let signed = self.signed(request.headers(), false);
         let mut query = Zeroizing::new(request.uri().query().unwrap_or_default().to_owned());
         let mut add = |name: &str, value: &str| {
@@ -180,14 +181,14 @@ impl Asked {
             query.push_str(&format!("{name}={}", encoded(value.as_bytes())));
         };
         add("X-Amz-Algorithm", ALGORITHM);
-        add("X-Amz-Credential", credential);
-        add("X-Amz-Date", signer.date());
-        add("X-Amz-Expires", &self.form.expires().to_string());
+        add("X-Amz-Credential", self.credential);
+        add("X-Amz-Date", self.signer.date());
+        add("X-Amz-Expires", &self.asked.form.expires().to_string());
         add("X-Amz-SignedHeaders", &names(&signed));
-        if let Some(token) = session_token {
+        if let Some(token) = self.session_token {
             add("X-Amz-Security-Token", token);
         }
-        let signature = signer.request(&self.canonical(request, tokens, &query, &signed, payload));
+        let signature = self.signer.request(&self.canonical(request, &query, &signed));
         let target = format!("{}?{}&X-Amz-Signature={signature}", request.uri().path(), *query);
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         parts.path_and_query = target.parse().ok();
@@ -199,26 +200,24 @@ impl Asked {
     fn canonical(
         &self,
         request: &Request<OutgoingBody>,
-        tokens: &Tokens<'_>,
         query: &str,
         signed: &[HeaderName],
-        payload: &str,
     ) -> String {
         let canonical = Canonical {
             method: request.method(),
             path: request.uri().path(),
             query,
-            host: &tokens.authority(),
+            host: &self.host,
             headers: request.headers(),
             signed,
-            payload,
+            payload: self.payload,
         };
-        canonical.text(&self.scope)
+        canonical.text(&self.asked.scope)
     }
 
     /// What the sandbox signed and still leaves, and what must be signed.
     fn signed(&self, headers: &HeaderMap, amz: bool) -> Vec<HeaderName> {
-        let wanted = self.signed.iter().filter(|name| headers.contains_key(*name));
+        let wanted = self.asked.signed.iter().filter(|name| headers.contains_key(*name));
         let must = headers.keys().filter(|name| amz && name.as_str().starts_with("x-amz-"));
         let mut signed: Vec<HeaderName> = wanted
             .chain(must)

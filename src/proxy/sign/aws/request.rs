@@ -98,6 +98,10 @@ fn in_header(field: &[u8]) -> Result<Claim, Denial> {
 
 /// `X-Amz-Credential=ID%2FSCOPE&X-Amz-SignedHeaders=a%3Bb&…`
 fn in_query(tokens: &Tokens<'_>, uri: &Uri) -> Result<Option<Claim>, Denial> {
+    // Most queries are no presigned ones; they are not decoded.
+    if !parameters(uri).any(|parameter| is_named(parameter, "X-Amz-Credential")) {
+        return Ok(None);
+    }
     let parameters: Vec<(String, String)> = parameters(uri).map(decoded).collect();
     let all = |name: &str| {
         let name = name.to_owned();
@@ -193,6 +197,11 @@ fn is_of_signature(parameter: &str, session_token: Option<&str>) -> bool {
 
 fn parameters(uri: &Uri) -> impl Iterator<Item = &str> {
     uri.query().unwrap_or_default().split('&').filter(|parameter| !parameter.is_empty())
+}
+
+fn is_named(parameter: &str, wanted: &str) -> bool {
+    let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
+    percent_decode_str(name).eq(wanted.bytes())
 }
 
 fn decoded(parameter: &str) -> (String, String) {

@@ -6,19 +6,19 @@ use crate::secret::TokenFinder;
 
 /// The state between two pieces of one body.
 #[derive(Debug)]
-pub(super) struct Counter {
+pub(in crate::proxy) struct Counter {
     finder: Arc<TokenFinder>,
     /// The end of what came so far, shorter than any token that would be whole in it.
     tail: Vec<u8>,
 }
 
 impl Counter {
-    pub(super) const fn new(finder: Arc<TokenFinder>) -> Self {
+    pub(in crate::proxy) const fn new(finder: Arc<TokenFinder>) -> Self {
         Self { finder, tail: Vec::new() }
     }
 
     /// Takes a piece; returns how many tokens ended in it.
-    pub(super) fn count(&mut self, data: &[u8]) -> u64 {
+    pub(in crate::proxy) fn count(&mut self, data: &[u8]) -> u64 {
         let most = self.finder.longest().saturating_sub(1);
         let before = self.tail.len();
         self.tail.extend_from_slice(data.get(..most).unwrap_or(data));

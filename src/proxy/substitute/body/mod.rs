@@ -5,9 +5,9 @@
 //! secret is opted in; if its coding is unknown it is not searched.
 
 mod count;
-#[cfg(fuzzing)]
-pub(in crate::proxy) mod fuzzing;
 mod grpc;
+mod kind;
+mod multipart;
 mod outgoing;
 mod pieces;
 mod protobuf;
@@ -17,12 +17,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use hyper::body::{Body as _, Incoming};
 
 use self::grpc::Grpc;
+use self::multipart::Multipart;
 use self::text::{Text, Unfit, Values};
 use super::encoding::Encoding;
+use super::exposed::Trailing;
 use super::tokens::{self, Tokens, value_of};
 use super::trailers::Trailers;
 use crate::config::Limits;
@@ -34,6 +36,9 @@ use crate::proxy::scrub::{self, Bounds, Coding, Decoder, Unreadable};
 use crate::secret::{Locations, TokenFinder};
 use crate::session::SealedSecret;
 
+#[cfg(fuzzing)]
+pub(in crate::proxy) use count::Counter;
+pub(super) use kind::Kind;
 pub(in crate::proxy) use outgoing::OutgoingBody;
 pub use pieces::{BodyPieces, open_body};
 use text::Tally;
@@ -45,8 +50,9 @@ pub(super) async fn open(
     headers: &mut HeaderMap,
     incoming: Incoming,
     exchange: Arc<Exchange>,
+    exposed: Option<Trailing>,
 ) -> Result<OutgoingBody, Denial> {
-    let trailers = Trailers::of(tokens, headers).await?;
+    let trailers = Trailers::of(tokens, headers, exposed).await?;
     let body = OutgoingBody::new(incoming, exchange, via.verdicts.get().cloned(), trailers);
     if body.is_end_stream() || tokens.session.secrets().is_empty() {
         return Ok(body);
@@ -144,14 +150,14 @@ impl Rewrite<'_> {
 
     /// For a body that streams, with every value that it may need.
     async fn rewriter(&self) -> Result<Rewriter, Denial> {
-        let values = Arc::new(fetched(&self.opted, self.kind).await?);
+        let values = Arc::new(fetched(&self.opted, &self.kind).await?);
         let most = self.limits.buffered_body.get();
-        Ok(Rewriter::new(self.finder.clone(), values, self.kind, most))
+        Ok(Rewriter::new(self.finder.clone(), values, &self.kind, most))
     }
 
     async fn whole(&self, text: &[u8]) -> Result<(Vec<u8>, Tally), Denial> {
-        let needed = needed(&self.finder, &self.opted, self.kind, text)?;
-        whole(&self.finder, needed, self.kind, text, self.limits.buffered_body.get()).await
+        let needed = needed(&self.finder, &self.opted, &self.kind, text)?;
+        whole(&self.finder, needed, &self.kind, text, self.limits.buffered_body.get()).await
     }
 }
 
@@ -173,10 +179,10 @@ fn decoded(mut decoder: Decoder, body: &[u8], most: usize) -> Result<Option<Vec<
 pub(super) fn needed<'a>(
     finder: &Arc<TokenFinder>,
     opted: &[&'a SealedSecret],
-    kind: Kind,
+    kind: &Kind,
     text: &[u8],
 ) -> Result<Vec<&'a SealedSecret>, Denial> {
-    let rewriter = Rewriter::new(finder.clone(), Arc::new(markers(opted)), kind, text.len());
+    let rewriter = Rewriter::new(finder.clone(), Arc::new(markers(opted, kind)), kind, text.len());
     let found = rewriter.whole(text).map_err(unfit)?.1.opened;
     Ok(opted.iter().copied().filter(|secret| found.contains(&secret.bound.name)).collect())
 }
@@ -185,7 +191,7 @@ pub(super) fn needed<'a>(
 pub(super) async fn whole(
     finder: &Arc<TokenFinder>,
     needed: Vec<&SealedSecret>,
-    kind: Kind,
+    kind: &Kind,
     text: &[u8],
     most: usize,
 ) -> Result<(Vec<u8>, Tally), Denial> {
@@ -207,20 +213,20 @@ pub(super) fn opted_in<'a>(
 }
 
 /// Values of the secrets; a body that streams cannot wait for a source halfway.
-async fn fetched(secrets: &[&SealedSecret], kind: Kind) -> Result<Values, Denial> {
+async fn fetched(secrets: &[&SealedSecret], kind: &Kind) -> Result<Values, Denial> {
     let mut values = Values::default();
     for secret in secrets {
         let value = value_of(secret).await?;
-        values.add(&secret.token, secret.bound.name.clone(), value.expose(), kind.text());
+        values.add(&secret.token, secret.bound.name.clone(), value.expose(), kind);
     }
     Ok(values)
 }
 
 /// Stands in for values where only the tokens are looked for.
-fn markers(secrets: &[&SealedSecret]) -> Values {
+fn markers(secrets: &[&SealedSecret], kind: &Kind) -> Values {
     let mut values = Values::default();
     for secret in secrets {
-        values.add(&secret.token, secret.bound.name.clone(), b"", Encoding::Raw);
+        values.add(&secret.token, secret.bound.name.clone(), b"", kind);
     }
     values
 }
@@ -285,62 +291,24 @@ fn restate_length(headers: &mut HeaderMap, length: usize) {
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
 }
 
-/// How a body is read, by its Content-Type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// Text with these escapes.
-    Text(Encoding),
-    /// Messages that hold such text; those without escapes are protobuf, where lengths stand around it.
-    Grpc(Encoding),
-}
-
-impl Kind {
-    fn of(headers: &HeaderMap) -> Self {
-        let written = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-        let essence = written.split(|&byte| byte == b';').next().unwrap_or_default();
-        let essence = essence.trim_ascii().to_ascii_lowercase();
-        let json = essence.ends_with(b"+json");
-        match essence.as_slice() {
-            essence if essence.starts_with(b"application/grpc-web-text") => {
-                Self::Text(Encoding::Raw)
-            }
-            essence if essence.starts_with(b"application/grpc") => {
-                Self::Grpc(if json { Encoding::Json } else { Encoding::Raw })
-            }
-            b"application/x-www-form-urlencoded" => Self::Text(Encoding::Percent),
-            b"application/json"
-            | b"text/json"
-            | b"application/x-ndjson"
-            | b"application/ndjson"
-            | b"application/jsonl"
-            | b"application/x-jsonlines"
-            | b"application/json-seq" => Self::Text(Encoding::Json),
-            _ if json => Self::Text(Encoding::Json),
-            _ => Self::Text(Encoding::Raw),
-        }
-    }
-
-    const fn text(self) -> Encoding {
-        match self {
-            Self::Text(encoding) | Self::Grpc(encoding) => encoding,
-        }
-    }
-}
-
 /// Opens tokens in one body, piece by piece, in constant memory.
 #[derive(Debug)]
 enum Rewriter {
     Text(Text),
     Grpc(Grpc),
+    Multipart(Box<Multipart>),
 }
 
 impl Rewriter {
     /// `most` is the longest gRPC message that is looked at, and how much the values of one piece may add, in bytes.
-    fn new(finder: Arc<TokenFinder>, values: Arc<Values>, kind: Kind, most: usize) -> Self {
-        let text = Text::new(finder, values, kind.text(), most);
+    fn new(finder: Arc<TokenFinder>, values: Arc<Values>, kind: &Kind, most: usize) -> Self {
+        let text = |encoding| Text::new(finder, values, encoding, most);
         match kind {
-            Kind::Text(_) => Self::Text(text),
-            Kind::Grpc(_) => Self::Grpc(Grpc::new(text, most)),
+            Kind::Text(encoding) => Self::Text(text(*encoding)),
+            Kind::Grpc(encoding) => Self::Grpc(Grpc::new(text(*encoding), most)),
+            Kind::Multipart(boundary) => {
+                Self::Multipart(Box::new(Multipart::new(text(Encoding::Raw), boundary)))
+            }
         }
     }
 
@@ -349,6 +317,7 @@ impl Rewriter {
         match self {
             Self::Text(text) => text.push(data, out),
             Self::Grpc(grpc) => grpc.push(data, out),
+            Self::Multipart(multipart) => multipart.push(data, out),
         }
     }
 
@@ -360,6 +329,7 @@ impl Rewriter {
                 grpc.finish(out);
                 Ok(())
             }
+            Self::Multipart(multipart) => multipart.finish(out),
         }
     }
 
@@ -367,6 +337,7 @@ impl Rewriter {
     fn tally(&mut self) -> Tally {
         match self {
             Self::Text(text) | Self::Grpc(Grpc { text, .. }) => std::mem::take(&mut text.tally),
+            Self::Multipart(multipart) => std::mem::take(&mut multipart.text.tally),
         }
     }
 

@@ -6,6 +6,7 @@ use super::super::tokens::Tokens;
 use super::{Kind, Rewrite, Rewriter, opted_in, unfit};
 use crate::config::Limits;
 use crate::policy::{Denial, RequestPermit};
+use crate::secret::SecretName;
 use crate::session::Session;
 
 /// One body on its way out, piece by piece.
@@ -34,6 +35,13 @@ impl BodyPieces {
     /// Appends what was held back: the body has ended.
     pub fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Denial> {
         self.rewriter.finish(out).map_err(unfit)
+    }
+
+    /// The secrets that were opened since this was last asked, each once, and how many tokens went on as they were.
+    #[must_use]
+    pub fn found(&mut self) -> (Vec<SecretName>, u64) {
+        let tally = self.rewriter.tally();
+        (tally.opened, tally.passed)
     }
 }
 

@@ -6,15 +6,21 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 
 use super::*;
-use crate::secret::{SealKey, SealedToken};
+use crate::secret::{Hide, Needles, SealKey, SealedToken, SecretValue};
 
-const KINDS: [Kind; 5] = [
-    Kind::Text(Encoding::Raw),
-    Kind::Text(Encoding::Percent),
-    Kind::Text(Encoding::Json),
-    Kind::Grpc(Encoding::Raw),
-    Kind::Grpc(Encoding::Json),
-];
+fn kinds() -> [Kind; 6] {
+    [
+        Kind::Text(Encoding::Raw),
+        Kind::Text(Encoding::Percent),
+        Kind::Text(Encoding::Json),
+        Kind::Grpc(Encoding::Raw),
+        Kind::Grpc(Encoding::Json),
+        Kind::Multipart(BOUNDARY.as_bytes().into()),
+    ]
+}
+
+/// It begins like what stands in front of it.
+const BOUNDARY: &str = "--x-";
 
 /// The longest gRPC message that is looked at, and how much values may add.
 const MOST: usize = 1200;
@@ -48,7 +54,7 @@ fn finder() -> Arc<TokenFinder> {
     Arc::new(TokenFinder::new(&secrets().map(|(name, _)| token(name))).unwrap())
 }
 
-fn rewriter(kind: Kind) -> Rewriter {
+fn rewriter(kind: &Kind) -> Rewriter {
     let secrets = secrets().map(|(name, value)| (token(name), value));
     rewriter_of(finder(), &secrets, kind)
 }
@@ -56,17 +62,17 @@ fn rewriter(kind: Kind) -> Rewriter {
 fn rewriter_of(
     finder: Arc<TokenFinder>,
     secrets: &[(SealedToken, String)],
-    kind: Kind,
+    kind: &Kind,
 ) -> Rewriter {
     let mut values = Values::default();
     for (nth, (token, value)) in secrets.iter().enumerate() {
         let name = format!("K{nth}").parse().unwrap();
-        values.add(token, name, value.as_bytes(), kind.text());
+        values.add(token, name, value.as_bytes(), kind);
     }
     Rewriter::new(finder, Arc::new(values), kind, MOST)
 }
 
-fn rewritten<'p>(kind: Kind, pieces: impl Iterator<Item = &'p [u8]>) -> (Vec<u8>, Tally) {
+fn rewritten<'p>(kind: &Kind, pieces: impl Iterator<Item = &'p [u8]>) -> (Vec<u8>, Tally) {
     rewritten_by(rewriter(kind), pieces)
 }
 
@@ -82,17 +88,18 @@ fn rewritten_by<'p>(
     (out, rewriter.tally())
 }
 
-fn reference(kind: Kind, body: &[u8]) -> Vec<u8> {
+fn reference(kind: &Kind, body: &[u8]) -> Vec<u8> {
     reference_of(&secrets().map(|(name, value)| (token(name), Some(value))), kind, body)
 }
 
 /// A token without a value goes on as it is; what begins within it is no token.
 type Sealed = (SealedToken, Option<String>);
 
-fn reference_of(secrets: &[Sealed], kind: Kind, body: &[u8]) -> Vec<u8> {
+fn reference_of(secrets: &[Sealed], kind: &Kind, body: &[u8]) -> Vec<u8> {
     match kind {
-        Kind::Text(encoding) => text_reference(secrets, encoding, body),
-        Kind::Grpc(encoding) => grpc_reference(secrets, encoding, body),
+        Kind::Text(encoding) => text_reference(secrets, *encoding, body),
+        Kind::Grpc(encoding) => grpc_reference(secrets, *encoding, body),
+        Kind::Multipart(boundary) => multipart_reference(secrets, boundary, body),
     }
 }
 
@@ -111,6 +118,35 @@ fn grpc_reference(secrets: &[Sealed], encoding: Encoding, mut body: &[u8]) -> Ve
         body = rest;
     }
     out.extend_from_slice(body);
+    out
+}
+
+/// Looks at every line in turn. No token stands in two, so each is a text of its own.
+fn multipart_reference(secrets: &[Sealed], boundary: &[u8], body: &[u8]) -> Vec<u8> {
+    let delimiter = [b"--", boundary].concat();
+    let (mut encoding, mut head) = (Encoding::Raw, None::<String>);
+    let mut out = Vec::new();
+    for line in body.split_inclusive(|byte| *byte == b'\n') {
+        if let Some(lines) = &mut head {
+            lines.push_str(&String::from_utf8_lossy(line).to_ascii_lowercase());
+            encoding = Encoding::Raw;
+            out.extend_from_slice(&text_reference(secrets, encoding, line));
+            if line == b"\n" || line == b"\r\n" {
+                encoding = match lines.lines().find_map(|line| line.strip_prefix("content-type:")) {
+                    Some(json) if json.contains("json") => Encoding::Json,
+                    Some(form) if form.contains("form-urlencoded") => Encoding::Percent,
+                    _ => Encoding::Raw,
+                };
+                head = None;
+            }
+            continue;
+        }
+        if let Some(behind) = line.strip_prefix(delimiter.as_slice()) {
+            encoding = Encoding::Raw;
+            head = behind.trim_ascii().is_empty().then(String::new);
+        }
+        out.extend_from_slice(&text_reference(secrets, encoding, line));
+    }
     out
 }
 
@@ -227,8 +263,34 @@ fn text() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(fragment(), 0..8).prop_map(|fragments| fragments.concat())
 }
 
-fn body(kind: Kind) -> BoxedStrategy<Vec<u8>> {
+/// What stands around the parts of a multipart body, and what looks like it.
+const AROUND: [&str; 12] = [
+    "--BOUNDARY\r\nContent-Type: application/json\r\n\r\n",
+    "\r\n--BOUNDARY\r\ncontent-type:application/a+json; x=y\r\nA: \\b\r\n\r\n",
+    "\n--BOUNDARY  \nContent-Type: application/x-www-form-urlencoded\n\n",
+    "\r\n--BOUNDARY\r\nContent-Disposition: form-data; name=\"%41\"\r\n\r\n",
+    "\r\n--BOUNDARY\r\n\r\n",
+    "\r\n--BOUNDARY\r\nContent-Type: application/x-ndjson\r\n",
+    "\r\n\r\n",
+    "\r\n--BOUNDARY--\r\n",
+    "\r\n--BOUNDARYx\r\n",
+    "\r\n--BOUNDAR",
+    "--BOUNDARY\n",
+    "\r\n--",
+];
+
+fn around(nth: usize) -> Vec<u8> {
+    AROUND[nth % AROUND.len()].replace("BOUNDARY", BOUNDARY).replace("BOUNDAR", "--x").into_bytes()
+}
+
+fn body(kind: &Kind) -> BoxedStrategy<Vec<u8>> {
     match kind {
+        Kind::Multipart(_) => prop::collection::vec((0..AROUND.len(), text()), 0..6)
+            .prop_map(|parts| {
+                let part = |(nth, text)| [around(nth), text].concat();
+                parts.into_iter().map(part).collect::<Vec<_>>().concat()
+            })
+            .boxed(),
         Kind::Text(_) => text().boxed(),
         Kind::Grpc(_) => {
             let message = (prop::sample::select(vec![0, 0, 0, 1, 0x80]), text());
@@ -309,9 +371,12 @@ impl RandomPolicy {
         self.all.iter().map(|token| (token.clone(), value(token))).collect()
     }
 
-    fn body(&self, kind: Kind, drawn: &[(usize, usize, u64)]) -> Vec<u8> {
+    fn body(&self, kind: &Kind, drawn: &[(usize, usize, u64)]) -> Vec<u8> {
         let mut text = Vec::new();
         for (nth, how, bits) in drawn {
+            if let Kind::Multipart(_) = kind {
+                text.extend(around(usize::try_from(bits >> 40).unwrap()));
+            }
             let token = self.all[nth % self.all.len()].as_str();
             let cut = usize::try_from(bits % token.len() as u64).unwrap();
             let hidden = |escape: fn(u8) -> String| -> String {
@@ -343,27 +408,27 @@ impl RandomPolicy {
 proptest! {
     #[test]
     fn any_pieces_give_what_the_reference_gives(
-        (kind, body) in prop::sample::select(KINDS.to_vec()).prop_flat_map(|kind| (Just(kind), body(kind))),
+        (kind, body) in prop::sample::select(kinds().to_vec()).prop_flat_map(|kind| { let body = body(&kind); (Just(kind), body) }),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
     ) {
-        let expected = reference(kind, &body);
-        let (streamed, _) = rewritten(kind, pieces(&body, &cuts).into_iter());
+        let expected = reference(&kind, &body);
+        let (streamed, _) = rewritten(&kind, pieces(&body, &cuts).into_iter());
         prop_assert_eq!(shown(&streamed), shown(&expected));
-        let (bytewise, _) = rewritten(kind, body.chunks(1));
+        let (bytewise, _) = rewritten(&kind, body.chunks(1));
         prop_assert_eq!(shown(&bytewise), shown(&expected));
     }
 
     #[test]
     fn any_policy_in_any_pieces_gives_what_the_reference_gives(
-        kind in prop::sample::select(KINDS.to_vec()),
+        kind in prop::sample::select(kinds().to_vec()),
         drawn in prop::collection::vec((0..4usize, 0..6usize, any::<bool>()), 1..6),
         text in prop::collection::vec((0..6usize, 0..8usize, any::<u64>()), 0..10),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
     ) {
         let policy = RandomPolicy::drawn(&drawn);
-        let body = policy.body(kind, &text);
-        let expected = reference_of(&policy.sealed(), kind, &body);
-        let rewriter = || rewriter_of(policy.finder.clone(), &policy.opted, kind);
+        let body = policy.body(&kind, &text);
+        let expected = reference_of(&policy.sealed(), &kind, &body);
+        let rewriter = || rewriter_of(policy.finder.clone(), &policy.opted, &kind);
         let (streamed, _) = rewritten_by(rewriter(), pieces(&body, &cuts).into_iter());
         prop_assert_eq!(shown(&streamed), shown(&expected));
         let (bytewise, _) = rewritten_by(rewriter(), body.chunks(1));
@@ -371,17 +436,46 @@ proptest! {
     }
 
     #[test]
+    fn what_is_opened_in_a_body_and_sent_back_is_sealed_again(
+        encoding in prop::sample::select(vec![Encoding::Raw, Encoding::Percent, Encoding::Json]),
+        values in prop::collection::vec("[A-Za-z0-9\"\\\\%&<>é/+=' ]{14,30}", 1..4),
+        text in prop::collection::vec(("[a-c ,\n]{0,5}", any::<prop::sample::Index>()), 0..8),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+    ) {
+        let name = |nth: usize| format!("K{nth}");
+        let secrets: Vec<_> = values
+            .into_iter()
+            .enumerate()
+            .map(|(nth, value)| (derived(&name(nth)), value))
+            .collect();
+        let tokens: Vec<_> = secrets.iter().map(|(token, _)| token.clone()).collect();
+        let body: String = text
+            .iter()
+            .map(|(between, which)| format!("{between}{}", which.get(&tokens).as_str()))
+            .collect();
+        let finder = Arc::new(TokenFinder::new(&tokens).unwrap());
+        let rewriter = rewriter_of(finder, &secrets, &Kind::Text(encoding));
+        let (opened, _) = rewritten_by(rewriter, pieces(body.as_bytes(), &cuts).into_iter());
+        let value = |value: String| Arc::new(SecretValue::new(value.into_bytes()).unwrap());
+        let searched: Vec<_> =
+            secrets.into_iter().map(|(token, text)| (token, value(text))).collect();
+        let mut sealed = Vec::new();
+        Needles::new(&searched).hide(&opened, opened.len(), Hide::Replace, &mut sealed);
+        prop_assert_eq!(shown(&sealed), shown(body.as_bytes()));
+    }
+
+    #[test]
     fn what_is_held_back_is_shorter_than_one_token_with_its_escapes(
         encoding in prop::sample::select(vec![Encoding::Raw, Encoding::Percent, Encoding::Json]),
         body in text(),
     ) {
-        let mut text = rewriter(Kind::Text(encoding));
+        let mut text = rewriter(&Kind::Text(encoding));
         let mut out = Vec::new();
         let mut pushed = 0;
         for piece in body.chunks(7) {
             text.push(piece, &mut out).unwrap();
             pushed += piece.len();
-            let expected = reference(Kind::Text(encoding), &body[..pushed]);
+            let expected = reference(&Kind::Text(encoding), &body[..pushed]);
             prop_assert!(expected.len() - out.len() < SealedToken::LEN * 6);
             prop_assert!(expected.starts_with(&out));
         }
@@ -397,18 +491,20 @@ fn every_split_of_a_body_gives_what_the_whole_gives() {
     let (first, stranger) = (token("FIRST"), token("STRANGER"));
     let hidden = first.as_str().replacen("osb", "\\u006fs\\u0062", 1);
     let text = format!("[\"{hidden}\\\\u006f{}{}osb_seal\"]", first.as_str(), stranger.as_str());
-    for kind in [Kind::Text(Encoding::Json), Kind::Grpc(Encoding::Json)] {
+    let parts = Kind::Multipart(BOUNDARY.as_bytes().into());
+    for kind in [Kind::Text(Encoding::Json), Kind::Grpc(Encoding::Json), parts] {
         let body = match kind {
             Kind::Text(_) => text.clone().into_bytes(),
+            Kind::Multipart(_) => [around(0), text.clone().into_bytes(), around(7)].concat(),
             Kind::Grpc(_) => {
                 [&[0, 0, 0, 0, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
             }
         };
-        let expected = reference(kind, &body);
+        let expected = reference(&kind, &body);
         for one in 0..=body.len() {
             for two in one..=body.len() {
                 let pieces = [&body[..one], &body[one..two], &body[two..]];
-                let (out, tally) = rewritten(kind, pieces.into_iter());
+                let (out, tally) = rewritten(&kind, pieces.into_iter());
                 assert_eq!(shown(&out), shown(&expected), "{kind:?} split at {one} and {two}");
                 assert_eq!((tally.opened.len(), tally.passed), (1, 1), "{kind:?} {one} {two}");
             }
@@ -420,33 +516,10 @@ fn every_split_of_a_body_gives_what_the_whole_gives() {
 fn a_value_without_a_form_in_the_body_ends_it() {
     let mut values = Values::default();
     let name: crate::secret::SecretName = "BINARY".parse().unwrap();
-    values.add(&token("BINARY"), name.clone(), b"\xff\xfe", Encoding::Json);
+    values.add(&token("BINARY"), name.clone(), b"\xff\xfe", &Kind::Text(Encoding::Json));
     let rewriter =
-        Rewriter::new(Arc::default(), Arc::new(values), Kind::Text(Encoding::Json), MOST);
+        Rewriter::new(Arc::default(), Arc::new(values), &Kind::Text(Encoding::Json), MOST);
     assert_eq!(rewriter.whole(token("BINARY").as_str().as_bytes()).unwrap_err(), Unfit::Form(name));
-}
-
-#[test]
-fn the_content_type_says_how_a_body_is_read() {
-    for (written, kind) in [
-        ("", Kind::Text(Encoding::Raw)),
-        ("text/plain", Kind::Text(Encoding::Raw)),
-        ("multipart/form-data; boundary=x", Kind::Text(Encoding::Raw)),
-        ("application/json", Kind::Text(Encoding::Json)),
-        ("Application/JSON; charset=utf-8", Kind::Text(Encoding::Json)),
-        ("application/vnd.api+json", Kind::Text(Encoding::Json)),
-        ("application/x-ndjson", Kind::Text(Encoding::Json)),
-        ("application/x-www-form-urlencoded;charset=UTF-8", Kind::Text(Encoding::Percent)),
-        ("application/grpc", Kind::Grpc(Encoding::Raw)),
-        ("application/grpc+proto", Kind::Grpc(Encoding::Raw)),
-        ("application/grpc+json", Kind::Grpc(Encoding::Json)),
-        ("application/grpc-web", Kind::Grpc(Encoding::Raw)),
-        ("application/grpc-web-text", Kind::Text(Encoding::Raw)),
-    ] {
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(written));
-        assert_eq!(Kind::of(&headers), kind, "{written}");
-    }
 }
 
 /// What this thread has run for: other tests of the machine do not count. The kernel counts in ticks, so that little is nothing.
@@ -459,13 +532,13 @@ fn ran() -> u64 {
 fn near_misses_take_a_time_that_grows_with_their_number_and_no_faster() {
     let near = token("FIRST").as_str().replacen("osb", "\\u006fsb", 1);
     let (near, _) = near.split_at(near.len() - 1);
-    for kind in KINDS {
+    for kind in kinds() {
         for miss in [near, "osb_sealed_", "\\", "\\u006", "%", "%6", "o"] {
             let cost = |times: usize| {
                 let body = miss.repeat(times);
                 let once = |_| {
                     let before = ran();
-                    let (out, _) = rewritten(kind, body.as_bytes().chunks(8192));
+                    let (out, _) = rewritten(&kind, body.as_bytes().chunks(8192));
                     assert_eq!(out.len(), body.len());
                     ran() - before
                 };

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::super::encoding::Encoding;
+use super::kind::Kind;
 use super::protobuf::{Edit, repair_lengths};
 use crate::secret::{SealedToken, SecretName, TokenFinder};
 
@@ -21,8 +22,8 @@ pub(super) struct Values {
 
 struct Written {
     secret: SecretName,
-    /// None: the value has no form in this kind of body.
-    value: Option<Zeroizing<Vec<u8>>>,
+    /// With each of the escapes that a body of this kind may want. None: the value has no such form.
+    forms: Vec<(Encoding, Option<Zeroizing<Vec<u8>>>)>,
 }
 
 impl Values {
@@ -31,15 +32,17 @@ impl Values {
         token: &SealedToken,
         secret: SecretName,
         value: &[u8],
-        encoding: Encoding,
+        kind: &Kind,
     ) {
-        let written = Written { secret, value: encoding.encode(value) };
+        let form = |encoding: &Encoding| (*encoding, encoding.encode(value));
+        let written = Written { secret, forms: kind.encodings().iter().map(form).collect() };
         self.by_token.insert(token.as_str().as_bytes().into(), written);
     }
 
-    pub(super) fn get(&self, token: &[u8]) -> Option<Result<(&SecretName, &[u8]), Unfit>> {
-        let Written { secret, value } = self.by_token.get(token)?;
-        let value = value.as_ref().map(|value| (secret, value.as_slice()));
+    fn get(&self, token: &[u8], encoding: Encoding) -> Option<Result<(&SecretName, &[u8]), Unfit>> {
+        let Written { secret, forms } = self.by_token.get(token)?;
+        let form = forms.iter().find(|(form, _)| *form == encoding);
+        let value = form.and_then(|(_, value)| Some((secret, value.as_ref()?.as_slice())));
         Some(value.ok_or_else(|| Unfit::Form(secret.clone())))
     }
 }
@@ -119,6 +122,18 @@ impl Text {
         self.settle(End::Reached, out)
     }
 
+    /// The escapes of the text.
+    pub(super) const fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// The text has ended, and one with these escapes begins.
+    pub(super) fn change(&mut self, encoding: Encoding, out: &mut Vec<u8>) -> Result<(), Unfit> {
+        self.finish(out)?;
+        self.encoding = encoding;
+        Ok(())
+    }
+
     /// Appends a whole message, rewritten: text with these escapes, or protobuf with the lengths around every token.
     pub(super) fn message(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<(), Unfit> {
         if self.encoding != Encoding::Raw {
@@ -127,7 +142,7 @@ impl Text {
         }
         let mut edits = Vec::new();
         for token in self.finder.find(message) {
-            match self.values.get(message.get(token.clone()).unwrap_or_default()) {
+            match self.values.get(message.get(token.clone()).unwrap_or_default(), self.encoding) {
                 Some(opened) => {
                     let (secret, value) = opened?;
                     self.tally.open(secret, value, self.most)?;
@@ -167,7 +182,7 @@ impl Text {
                 settled = undecided(token.end);
             }
             let (start, end) = (decoded.source(token.start), decoded.source(token.end));
-            match self.values.get(decoded.text.get(token).unwrap_or_default()) {
+            match self.values.get(decoded.text.get(token).unwrap_or_default(), self.encoding) {
                 Some(opened) => {
                     let (secret, value) = opened?;
                     self.tally.open(secret, value, self.most)?;

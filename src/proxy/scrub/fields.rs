@@ -38,12 +38,12 @@ pub(super) fn restate_length(headers: &mut HeaderMap, body: &Bytes) {
     }
 }
 
-/// A value was hidden in the body: no validator describes what leaves, and a digest of what came would let its reader try guesses offline.
+/// A value was hidden in the body, or may yet be while it streams: no validator describes what leaves, and a digest of what came would let its reader try guesses offline.
 pub(super) fn rewritten(headers: &mut HeaderMap) {
     retain(headers, |name| !DIGESTS.contains(&name.as_str()) && *name != ETAG);
 }
 
-/// A value may yet be hidden in the body or in what follows it. The entity tag stays: it is opaque, and caches live by it.
+/// A value may yet be hidden in what follows. The entity tag of an answer without a body stays: nothing that it describes is rewritten.
 pub(super) fn may_be_rewritten(fields: &mut HeaderMap) {
     retain(fields, |name| !DIGESTS.contains(&name.as_str()));
 }

@@ -100,7 +100,11 @@ pub(super) async fn answer(
     match searched {
         Search::Nothing => {}
         Search::Stream(scrubber) => {
-            fields::may_be_rewritten(&mut parts.headers);
+            if has_body(&asked.method, parts.status) {
+                fields::rewritten(&mut parts.headers);
+            } else {
+                fields::may_be_rewritten(&mut parts.headers);
+            }
             relayed.scrubber = Some(scrubber);
         }
         Search::Whole(scrubber) => {

@@ -75,8 +75,6 @@ async fn ORACLE_005_stated_lengths_are_those_of_what_leaves() {
     }
 }
 
-// not yet: ORACLE-006 the entity tag of an answer that streams stays, since it is opaque and caches live by it
-
 #[tokio::test]
 async fn ORACLE_006_no_digest_describes_a_body_in_which_a_value_may_have_been() {
     const FIELDS: &str = "ETag: \"0badf00d\"\r\nContent-MD5: 0badf00d\r\nDigest: md5=0badf00d\r\nRepr-Digest: sha-256=:0badf00d:\r\nContent-Digest: sha-256=:0badf00d:\r\n";
@@ -98,8 +96,7 @@ async fn ORACLE_006_no_digest_describes_a_body_in_which_a_value_may_have_been() 
     for answer in streams {
         let streamed = got(&value, answer).await;
         let text = String::from_utf8_lossy(&streamed.bytes).to_ascii_lowercase();
-        assert_eq!(text.matches("0badf00d").count(), 1, "only the entity tag");
-        assert!(text.contains("etag: \"0badf00d\"\r\n"));
+        assert!(!text.contains("0badf00d"), "{text}");
     }
     let clean = got(&value, |_| stated(FIELDS, "nothing to hide")).await;
     assert_eq!(String::from_utf8_lossy(&clean.bytes).matches("0badf00d").count(), 5);

@@ -193,6 +193,8 @@ async fn a_thousand_connections_of_one_sandbox_do_not_slow_another() {
     let open = futures_util::stream::iter(0..MANY).map(|_| async {
         let mut io = connected(&rig, &rig.a).await;
         io.write_all(b"GET /drip HTTP/1.1\r\nHost: api.example.com\r\n\r\n").await.unwrap();
+        // With its turn used up, the task writes into TLS alone, and nothing else would send it.
+        io.flush().await.unwrap();
         let mut first = [0; 12];
         io.read_exact(&mut first).await.unwrap();
         assert_eq!(&first, b"HTTP/1.1 200");

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::check::{pretty, rendered};
-use super::{Failure, Terminal, serve};
+use super::{Failure, Format, Terminal, serve};
 use crate::config::ConfigArgs;
 use crate::introspect::{AllowedHosts, Provenance};
 use crate::policy::{Allowlist, EffectivePolicy, PolicySet, Severity};
@@ -29,13 +29,6 @@ pub(super) struct AllowedHostsArgs {
     /// Also by which rule of which layer.
     #[arg(long)]
     provenance: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Format {
-    #[default]
-    Human,
-    Json,
 }
 
 impl AllowedHostsArgs {

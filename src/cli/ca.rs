@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 
-use super::{Failure, Terminal};
+use super::{Failure, Format, Terminal};
 use crate::proxy::tls::ca::CertificateAuthority;
 use crate::proxy::tls::roots::PlatformRoots;
 use crate::proxy::tls::seal_key;
@@ -25,7 +25,8 @@ enum Action {
     Init {
         #[command(flatten)]
         dir: Dir,
-        #[command(flatten)]
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
     /// Show the authority's name, fingerprint and validity.
@@ -35,7 +36,8 @@ enum Action {
     Show {
         #[command(flatten)]
         dir: Dir,
-        #[command(flatten)]
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
     /// Print the platform's roots and the authority as one PEM text, for variables that replace a client's roots.
@@ -45,7 +47,8 @@ enum Action {
     Bundle {
         #[command(flatten)]
         dir: Dir,
-        #[command(flatten)]
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
 }
@@ -57,21 +60,6 @@ struct Dir {
     dir: PathBuf,
 }
 
-#[derive(Debug, Args)]
-struct Format {
-    /// How to print.
-    #[arg(long, value_enum, default_value = "human")]
-    format: FormatName,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum FormatName {
-    /// For people.
-    Human,
-    /// For programs: one JSON object.
-    Json,
-}
-
 impl Ca {
     pub(super) fn run(self, terminal: &mut Terminal) -> Result<(), Failure> {
         match self.action {
@@ -80,28 +68,28 @@ impl Ca {
                 seal_key::open_or_create(&dir.dir)?;
                 terminal
                     .note(format_args!("made a certificate authority in {}", dir.dir.display()));
-                terminal.print(&facts(&ca, &dir.dir, format.format))
+                terminal.print(&facts(&ca, &dir.dir, format))
             }
             Action::Show { dir, format } => {
                 let ca = CertificateAuthority::open(&dir.dir)?;
-                terminal.print(&facts(&ca, &dir.dir, format.format))
+                terminal.print(&facts(&ca, &dir.dir, format))
             }
             Action::Bundle { dir, format } => {
                 let ca = CertificateAuthority::open(&dir.dir)?;
                 let text = bundle(&ca, terminal);
-                terminal.print(&match format.format {
-                    FormatName::Human => text,
-                    FormatName::Json => json(&serde_json::json!({ "pem": text })),
+                terminal.print(&match format {
+                    Format::Human => text,
+                    Format::Json => json(&serde_json::json!({ "pem": text })),
                 })
             }
         }
     }
 }
 
-fn facts(ca: &CertificateAuthority, dir: &Path, format: FormatName) -> String {
+fn facts(ca: &CertificateAuthority, dir: &Path, format: Format) -> String {
     let certificate = dir.join("ca.pem");
     match format {
-        FormatName::Human => format!(
+        Format::Human => format!(
             "certificate  {}\nsubject      {}\nSHA-256      {}\nvalid        {} to {}\n",
             certificate.display(),
             ca.subject(),
@@ -109,7 +97,7 @@ fn facts(ca: &CertificateAuthority, dir: &Path, format: FormatName) -> String {
             ca.not_before(),
             ca.not_after(),
         ),
-        FormatName::Json => json(&serde_json::json!({
+        Format::Json => json(&serde_json::json!({
             "certificate": certificate.display().to_string(),
             "subject": ca.subject(),
             "fingerprintSHA256": ca.fingerprint_sha256(),

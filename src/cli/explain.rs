@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::check::{pretty, rendered};
-use super::{Failure, Terminal};
+use super::{Failure, Format, Terminal};
 use crate::policy::{
     Explanation, OperatorRules, PolicySet, RequestLine, Severity, VerdictName, explain,
 };
@@ -36,16 +36,6 @@ pub(super) struct Explain {
     /// How the explanation is printed.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-}
-
-/// The formats of an explanation.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Format {
-    /// One fact a line, for a person.
-    #[default]
-    Human,
-    /// One JSON document.
-    Json,
 }
 
 impl Explain {

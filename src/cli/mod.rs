@@ -20,6 +20,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use terminal::Format;
 pub use terminal::{Failure, Terminal};
 
 /// Parses the arguments, runs the command, and turns its outcome into an exit status: 0 done, 1 the check or the start failed, 2 wrong usage.

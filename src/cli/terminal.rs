@@ -3,6 +3,16 @@
 use std::fmt;
 use std::io::{IsTerminal, Write};
 
+/// For whom a result is printed.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+pub(super) enum Format {
+    /// For a person.
+    #[default]
+    Human,
+    /// For a program: one JSON document.
+    Json,
+}
+
 /// The process's standard streams.
 #[derive(Debug)]
 pub struct Terminal {

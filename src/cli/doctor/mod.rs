@@ -12,11 +12,11 @@ mod rules;
 
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use self::finding::{Finding, State};
 use super::check::pretty;
-use super::{Failure, Terminal};
+use super::{Failure, Format, Terminal};
 use crate::config::{Config, ConfigArgs};
 use crate::policy::{PolicySet, Severity};
 
@@ -39,16 +39,6 @@ pub(super) struct Doctor {
     /// How findings are printed.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-}
-
-/// The formats of findings.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Format {
-    /// By area, for a person.
-    #[default]
-    Human,
-    /// One JSON document.
-    Json,
 }
 
 impl Doctor {

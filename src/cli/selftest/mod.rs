@@ -12,10 +12,10 @@ mod stage;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::check::{counted, pretty, rendered};
-use super::{Failure, Terminal, serve};
+use super::{Failure, Format, Terminal, serve};
 use crate::config::{Config, Overrides};
 use crate::policy::{PolicySet, Severity};
 use crate::process;
@@ -40,16 +40,6 @@ pub(super) struct SelfTest {
     /// How the results are printed.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-}
-
-/// The formats of results.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Format {
-    /// A line for each place, for a person.
-    #[default]
-    Human,
-    /// One JSON document.
-    Json,
 }
 
 /// One place of one secret at one host, and what came of it.

@@ -38,7 +38,8 @@ pub(super) fn restate_length(headers: &mut HeaderMap, body: &Bytes) {
     }
 }
 
-/// A value was hidden in the body, or may yet be while it streams: no validator describes what leaves, and a digest of what came would let its reader try guesses offline.
+/// A value was hidden in the body, or may yet be while it streams: no validator describes what leaves, and a digest of what came would let its
+/// reader try guesses offline.
 pub(super) fn rewritten(headers: &mut HeaderMap) {
     retain(headers, |name| !DIGESTS.contains(&name.as_str()) && *name != ETAG);
 }

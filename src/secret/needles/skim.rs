@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_common_beginning_now_and_then_tires_nobody() {
-        let pem = format!("-----BEGIN PRIVATE KEY-----{}", "0123456789abcdefXYZ".repeat(100));
+        let pem = format!("-----BEGIN CERTIFICATE-----{}", "0123456789abcdefXYZ".repeat(100));
         let (begun, _) = pem.split_at(pem.len() - 1);
         let text = format!("{begun} and {}", "other words ".repeat(20)).repeat(50);
         assert_eq!(skim(&[&pem]).next(text.as_bytes(), 0), Skimmed::Clear);

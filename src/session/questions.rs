@@ -1,17 +1,16 @@
 //! What one sandbox may ask of the DNS responder, so that its questions never crowd out another's.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+
+use super::Pace;
 
 /// A rate, and connections at once. Reloads do not reset it.
 #[derive(Debug)]
 pub struct Questions {
-    /// When the questions that were taken so far would have come at an even pace (the generic cell rate algorithm).
-    due: Mutex<Option<Instant>>,
-    pace: Duration,
+    pace: Pace,
     connections: Arc<Semaphore>,
 }
 
@@ -24,21 +23,14 @@ impl Questions {
     /// So many in a second.
     #[must_use]
     pub fn new(per_second: u32) -> Self {
-        let pace = Duration::from_secs(1) / per_second.max(1);
-        Self { due: Mutex::new(None), pace, connections: Arc::new(Semaphore::new(CONNECTIONS)) }
+        let pace = Pace::per_second(per_second, BURST);
+        Self { pace, connections: Arc::new(Semaphore::new(CONNECTIONS)) }
     }
 
     /// Takes one; `false` if there were too many.
     #[must_use]
     pub fn take(&self) -> bool {
-        let now = Instant::now();
-        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = due.map_or(now, |due| due.max(now)) + self.pace;
-        let admitted = next.duration_since(now) <= BURST.max(self.pace);
-        if admitted {
-            *due = Some(next);
-        }
-        admitted
+        self.pace.admits()
     }
 
     /// Takes one of the connections, until the permit is dropped.

@@ -75,14 +75,13 @@ impl Compiler<'_> {
         }
         let has_keys = !keys.is_empty() || overrides.api.is_some();
         let no_listen = WrittenListen::default();
-        let listen =
-            self.listen(written.listen.as_ref().unwrap_or(&no_listen), has_keys, overrides);
-        let limits = written.limits.as_ref();
         let dns = written
             .dns
             .as_ref()
             .map_or_else(Dns::default, |dns| dns.compile(self.file, &mut self.errors));
-        self.check_sinks(&listen, dns);
+        let listen = written.listen.as_ref().unwrap_or(&no_listen);
+        let listen = self.listen(listen, dns, has_keys, overrides);
+        let limits = written.limits.as_ref();
         Config {
             file: self.file.path.clone(),
             policies,
@@ -286,13 +285,20 @@ impl Compiler<'_> {
         Resolver::System
     }
 
-    fn listen(&mut self, written: &WrittenListen, has_keys: bool, overrides: &Overrides) -> Listen {
+    fn listen(
+        &mut self,
+        written: &WrittenListen,
+        answers: Dns,
+        has_keys: bool,
+        overrides: &Overrides,
+    ) -> Listen {
         let non_local = written.non_local.unwrap_or(false) || overrides.listen_non_local;
         let transparent = self.listeners("listen.transparent", written.transparent.as_deref());
         let tproxy = self.listeners("listen.tproxy", written.tproxy.as_deref());
         let redirected = !(transparent.is_empty() && tproxy.is_empty());
         let explicit = self.explicit(written, overrides, redirected);
         let dns = self.dns(written, overrides);
+        self.check_sinks(&dns, answers);
         for (key, listeners) in [
             ("listen.explicit", &explicit),
             ("listen.transparent", &transparent),
@@ -391,14 +397,14 @@ impl Compiler<'_> {
     }
 
     /// Without a sink of its own, a listener answers with its address; the unspecified one leads nowhere.
-    fn check_sinks(&mut self, listen: &Listen, dns: Dns) {
-        let nowhere = listen.dns.iter().find(|listener| listener.address.ip().is_unspecified());
-        if let (Some(Listener { address, .. }), None) = (nowhere, dns.sinks) {
+    fn check_sinks(&mut self, listeners: &[Written<Listener>], dns: Dns) {
+        let nowhere = |listener: &Listener| listener.address.ip().is_unspecified();
+        for (Listener { address, .. }, origin) in
+            listeners.iter().filter(|(listener, _)| dns.sinks.is_none() && nowhere(listener))
+        {
             let message = format!("listen.dns: {address} is no address that names could lead to");
-            let error = ConfigError::new(self.file.place(0, 0), message);
-            self.errors.push(error.hint(
-                "set `dns.sink` to the addresses at which sandboxes reach Tollgate, or listen on one of them",
-            ));
+            let hint = "set `dns.sink` to the addresses at which sandboxes reach Tollgate, or listen on one of them";
+            self.errors.push(ConfigError::new(origin.clone(), message).hint(hint));
         }
     }
 

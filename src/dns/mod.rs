@@ -113,7 +113,7 @@ impl Responder {
         let question = match Question::read(message) {
             Ok(question) => question,
             Err(fault) => {
-                self.proxy.questions.count("malformed");
+                self.proxy.questions.count(fault.as_str());
                 self.records.fault(&asked, &fault);
                 return fault.write();
             }
@@ -163,19 +163,15 @@ impl Responder {
         carrier: Carrier,
     ) -> Option<Vec<u8>> {
         let asked = Asked { sandbox: sandbox.ok().map(Sandbox::id), peer, carrier };
-        self.records.over_rate(&asked);
-        match carrier {
-            Carrier::Udp => {
-                self.proxy.questions.count("dropped");
-                None
-            }
-            Carrier::Tcp => {
-                let answer = Answer::Refused(None);
-                self.proxy.questions.count(answer.as_str());
-                Question::read(message)
-                    .map_or_else(|fault| fault.write(), |question| answer.write(&question))
-            }
-        }
+        let refused = Answer::Refused(None);
+        let (answer, word) = match (carrier, Question::read(message)) {
+            (Carrier::Udp, _) => (None, "dropped"),
+            (Carrier::Tcp, Ok(question)) => (refused.write(&question), refused.as_str()),
+            (Carrier::Tcp, Err(fault)) => (fault.write(), fault.as_str()),
+        };
+        self.proxy.questions.count(word);
+        self.records.over_rate(&asked, word);
+        answer
     }
 
     fn recognise(&self, source: IpAddr) -> Result<Arc<Sandbox>, Denial> {

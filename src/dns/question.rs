@@ -38,6 +38,24 @@ pub enum Fault {
 /// The longest message that is read, in bytes: what fits a datagram everywhere (RFC 9715).
 pub(super) const LONGEST: usize = 1232;
 
+impl Fault {
+    /// What the message is answered with, as the audit and the metrics say it.
+    pub(super) const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Silent => "dropped",
+            Self::Answered { .. } => "malformed",
+        }
+    }
+
+    /// What is wrong.
+    pub(super) const fn what(&self) -> &'static str {
+        match self {
+            Self::Silent => "a message that is no question",
+            Self::Answered { what, .. } => what,
+        }
+    }
+}
+
 impl Question {
     /// Reads one message, whole.
     pub fn read(message: &[u8]) -> Result<Self, Fault> {

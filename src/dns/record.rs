@@ -63,24 +63,23 @@ impl Records {
 
     /// A message that asks nothing.
     pub(super) fn fault(&self, asked: &Asked<'_>, fault: &Fault) {
-        let (what, answer) = match fault {
-            Fault::Silent => ("a message that is no question", "dropped"),
-            Fault::Answered { what, .. } => (*what, "malformed"),
-        };
-        self.event(asked, Arc::default(), String::new(), &not_answered(what), answer);
+        let denial = not_answered(fault.what());
+        self.event(asked, Arc::default(), String::new(), &denial, fault.as_str());
     }
 
     /// A question above the sandbox's rate.
-    pub(super) fn over_rate(&self, asked: &Asked<'_>) {
-        let denial = Denial::new(
-            DenyReason::LimitExceeded,
-            "more DNS questions than one sandbox may ask in a second",
-            "ask less often, or have an operator raise limits.dnsQuestions",
-        );
-        let answer = match asked.carrier {
-            Carrier::Udp => "dropped",
-            Carrier::Tcp => "refused",
+    pub(super) fn over_rate(&self, asked: &Asked<'_>, answer: &'static str) {
+        let (detail, hint) = match asked.sandbox {
+            Some(_) => (
+                "more DNS questions than one sandbox may ask in a second",
+                "ask less often, or have an operator raise limits.dnsQuestions",
+            ),
+            None => (
+                "more DNS questions than all who are no sandbox may ask in a second",
+                "an operator would give the sandbox its address in `sources`",
+            ),
         };
+        let denial = Denial::new(DenyReason::LimitExceeded, detail, hint);
         self.event(asked, Arc::default(), String::new(), &denial, answer);
     }
 

@@ -28,21 +28,16 @@ pub(super) struct Outcome {
 /// Answers a question by what its type asks for and, with `dns.denied: refused`, by the one decision.
 pub(super) fn of(session: &Session, question: &Question, settings: &Settings) -> Outcome {
     let host = question.name_text().and_then(|text| Host::parse(&text).ok());
-    let shown = redacted(session, host.as_ref().map_or_else(|| shown(question), Host::shared));
+    let shown = host.as_ref().map_or_else(|| shown(question), Host::shared);
+    let shown = match session.redacted(&shown) {
+        Cow::Owned(clean) => clean.into(),
+        Cow::Borrowed(_) => shown,
+    };
     let (answer, denial) = match answer(session, question, host.as_ref(), settings) {
         Ok(answer) => (answer, None),
         Err((answer, denial)) => (answer, Some(denial)),
     };
     Outcome { answer, denial, host: shown }
-}
-
-/// Without tokens and values, in whatever case a resolver has put their letters.
-fn redacted(session: &Session, text: Arc<str>) -> Arc<str> {
-    let lower = text.to_ascii_lowercase();
-    match (session.redacted(&text), session.redacted(&lower)) {
-        (Cow::Owned(clean), _) | (Cow::Borrowed(_), Cow::Owned(clean)) => clean.into(),
-        (Cow::Borrowed(_), Cow::Borrowed(_)) => text,
-    }
 }
 
 /// A name as an audit line may hold it.
@@ -57,11 +52,7 @@ fn answer(
     settings: &Settings,
 ) -> Result<Answer, (Answer, Denial)> {
     let refused = |denial| (Answer::Refused(None), denial);
-    // Resolvers shuffle the case of letters; of a token's own alphabet only the shape of a placeholder has large ones.
-    let name = question.name_bytes();
-    let seal = sealed_in_name(session, &name)
-        .and_then(|()| sealed_in_name(session, &name.to_ascii_lowercase()));
-    seal.map_err(refused)?;
+    sealed_in_name(session, &question.name_bytes()).map_err(refused)?;
     if question.query.query_class != DNSClass::IN {
         return Err(refused(not_answered("a question of another class than IN")));
     }
@@ -109,6 +100,6 @@ pub(super) fn not_answered(what: &str) -> Denial {
     Denial::new(
         DenyReason::ProtocolNotAllowed,
         what,
-        "the responder answers A, AAAA, HTTPS and SVCB for host names; a retry will not help",
+        "the responder answers A, AAAA, HTTPS and SVCB for host names, and PTR for its own address; a retry will not help",
     )
 }

@@ -143,6 +143,11 @@ impl SealedToken {
         Self { text: text.into() }
     }
 
+    /// The token as it stands in texts of lower case, such as names of hosts.
+    pub(crate) fn to_lower(&self) -> Self {
+        Self { text: self.text.to_ascii_lowercase().into() }
+    }
+
     /// The token itself; it is no secret to the sandbox, and worthless elsewhere.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -36,6 +36,8 @@ pub struct Session {
     secrets: Vec<SealedSecret>,
     by_token: HashMap<Box<[u8]>, usize, RandomState>,
     finder: Arc<TokenFinder>,
+    /// The same for texts in lower case, such as names of hosts.
+    lowered: TokenFinder,
     proxy_token: ProxyToken,
     retired: Vec<(SealedToken, Arc<LiveSecret>)>,
     needles: ArcSwapOption<HeldNeedles>,
@@ -101,6 +103,8 @@ impl Session {
             .collect();
         let tokens: Vec<_> = secrets.iter().map(|secret| secret.token.clone()).collect();
         let finder = Arc::new(TokenFinder::new(&tokens)?);
+        let lowered: Vec<_> = tokens.iter().map(SealedToken::to_lower).collect();
+        let lowered = TokenFinder::new(&lowered)?;
         let proxy_token = seal_key.proxy_token(&id, generation);
         let retired = retired
             .into_iter()
@@ -115,6 +119,7 @@ impl Session {
             secrets,
             by_token,
             finder,
+            lowered,
             proxy_token,
             retired,
             needles: ArcSwapOption::empty(),
@@ -143,6 +148,12 @@ impl Session {
     #[must_use]
     pub const fn finder(&self) -> &Arc<TokenFinder> {
         &self.finder
+    }
+
+    /// Whether the name of a host holds a token, in any letter case: resolvers shuffle it, and a canonical host has lost it.
+    #[must_use]
+    pub fn is_sealed_name(&self, name: &[u8]) -> bool {
+        self.lowered.find(&name.to_ascii_lowercase()).next().is_some()
     }
 
     /// The secret that a token stands for; a constant-cost look-up.
@@ -205,14 +216,15 @@ impl Session {
         needles.is_some_and(|needles| matches!(needles.redacted(text), Cow::Owned(_)))
     }
 
-    /// A text in which `tok:` and the secret's name stand where a token stood.
+    /// A text in which `tok:` and the secret's name stand where a token stood, in any letter case.
     #[must_use]
     pub fn without_tokens<'t>(&self, text: &'t str) -> Cow<'t, str> {
         let mut clean = String::new();
         let mut copied = 0;
-        for found in self.finder.find(text.as_bytes()) {
+        for found in self.lowered.find(text.to_ascii_lowercase().as_bytes()) {
             let token = text.get(found.clone()).unwrap_or_default();
-            let secret = self.by_token(token.as_bytes());
+            let is_its = |secret: &&SealedSecret| secret.token.as_str().eq_ignore_ascii_case(token);
+            let secret = self.secrets.iter().find(is_its);
             clean.push_str(text.get(copied..found.start).unwrap_or_default());
             clean.push_str("tok:");
             clean.push_str(secret.map_or("?", |secret| secret.bound.name.as_str()));

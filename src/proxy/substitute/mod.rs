@@ -93,7 +93,7 @@ pub(super) fn host(session: &Session, destination: &Destination) -> Result<(), D
 
 /// The same for a name as it came in a DNS question, which is no host yet.
 pub(crate) fn sealed_in_name(session: &Session, name: &[u8]) -> Result<(), Denial> {
-    if session.finder().find(name).next().is_none() {
+    if !session.is_sealed_name(name) {
         return Ok(());
     }
     Err(tokens::misdirected(

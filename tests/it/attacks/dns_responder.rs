@@ -491,3 +491,34 @@ async fn SUB_010_a_sealed_token_in_a_name_is_an_alert() {
         assert_eq!(event["reason"], "secret_misdirected");
     }
 }
+
+/// A placeholder with large letters is known in the small ones of a canonical host, and in any that a resolver has shuffled.
+#[tokio::test]
+async fn SUB_010_a_placeholder_in_a_name_is_known_in_any_case() {
+    const SHAPED: &str = r#"
+secretStores:
+  keys:
+    egressAllowlist: ["*.wild.test"]
+    secrets:
+      KEY: { from: { value: $KEY }, allowedHosts: [api.wild.test], placeholder: "AKIA{sealed:16:A-Z2-7}" }
+sandboxes: { sb-a: { secretStores: [keys] } }
+"#;
+    let tollgate = Tollgate::describe(SHAPED, &[])
+        .sidecar("sb-a")
+        .config(json!({ "listen": { "dns": ["127.0.0.1:0"] }, "dns": { "sink": [SINK] } }))
+        .start()
+        .await;
+    let sandbox = tollgate.sandbox("sb-a");
+    let token = sandbox.token("KEY");
+    let shuffled = token.replace('A', "a");
+    for name in [token, &token.to_ascii_lowercase(), &shuffled] {
+        let answer = Names::of(&tollgate).ask(&format!("{name}.wild.test."), RecordType::A).await;
+        assert_eq!(answer.metadata.response_code, ResponseCode::Refused, "{name}");
+        let answer = sandbox.get(&format!("http://{name}.wild.test/")).await;
+        assert_eq!(answer.status, 403, "{name}");
+        assert_eq!(answer.header("x-deny-reason"), Some("secret_misdirected"), "{name}");
+    }
+    let events = asked_nobody(tollgate).await;
+    assert!(events.iter().any(|event| event["answer"] == "refused"), "{events:#?}");
+    assert!(events.iter().all(|event| event["host"] == "tok:KEY.wild.test"), "{events:#?}");
+}

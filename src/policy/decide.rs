@@ -103,10 +103,10 @@ pub fn decide_unresolved(permit: &RequestPermit, own: &OwnSockets) -> Result<(),
 /// Decides the addresses of the corporate proxy itself. The operator named it, so they may be internal; they are never our own.
 pub fn decide_proxy_address(
     answers: &[SocketAddr],
-    own: &OwnSockets,
+    is_own: impl Fn(SocketAddr) -> bool,
 ) -> Result<Vec<CheckedAddr>, Denial> {
     let check = |&answer: &SocketAddr| {
-        if own.includes(answer) {
+        if is_own(answer) {
             return Err(Denial::new(
                 DenyReason::AddressNotAllowed,
                 "the upstream proxy is a socket of Tollgate itself",
@@ -147,15 +147,22 @@ pub struct OwnSockets {
 }
 
 impl OwnSockets {
-    fn includes(&self, answer: SocketAddr) -> bool {
+    /// Whether an address leads to one of them. `is_local` says which addresses are the machine's: an unspecified address listens on all.
+    pub fn includes(&self, answer: SocketAddr, is_local: impl Fn(IpAddr) -> bool) -> bool {
         // A mapped address leads to the socket of the address that it maps.
-        let (mapped, plain) = (answer.ip(), answer.ip().to_canonical());
+        let plain = answer.ip().to_canonical();
         let same_host = |bound: IpAddr| {
-            bound.to_canonical() == plain
-                || (bound.is_unspecified() && reach(mapped) == Reach::Internal)
+            bound.to_canonical() == plain || (bound.is_unspecified() && is_local(plain))
         };
         self.listening.iter().any(|bound| bound.port() == answer.port() && same_host(bound.ip()))
     }
+}
+
+/// The denial of an address that leads back to Tollgate.
+pub(crate) fn leads_here(destination: &Destination, answer: SocketAddr) -> Denial {
+    let detail = format!("{destination} leads to a socket of Tollgate itself");
+    let hint = "Tollgate is never reached through itself; a retry will not help";
+    Denial::new(DenyReason::AddressNotAllowed, detail, hint).at(answer.ip())
 }
 
 /// Ports of which one is allowed if any is. Where every port is listed, each deny entry takes away one or all of those that are tried.
@@ -388,10 +395,10 @@ fn check_address(
     let destination = &permit.destination;
     let access = permit.policy.private_access();
     let judged = access.judged(answer);
-    if own.includes(answer) || own.includes(judged) {
-        let detail = format!("{destination} leads to a socket of Tollgate itself");
-        let hint = "Tollgate is never reached through itself; a retry will not help";
-        return Err(Denial::new(DenyReason::AddressNotAllowed, detail, hint).at(answer.ip()));
+    // Without a look at the machine, every internal address may be one of its own.
+    let may_be_local = |ip: IpAddr| reach(ip) == Reach::Internal;
+    if own.includes(answer, may_be_local) || own.includes(judged, may_be_local) {
+        return Err(leads_here(destination, answer));
     }
     let admitted = |(net, hosts): &(ipnet::IpNet, Option<Vec<crate::host::HostPattern>>)| {
         let host = hosts.as_ref().is_none_or(|hosts| {

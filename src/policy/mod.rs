@@ -23,6 +23,7 @@ mod verdict;
 mod yaml;
 
 pub use compile::{Loaded, PolicySet, SandboxEntry};
+pub(crate) use decide::leads_here;
 pub use decide::{
     OwnSockets, decide_address, decide_connect, decide_name, decide_proxy_address, decide_request,
     decide_unresolved,

@@ -80,8 +80,7 @@ impl UpstreamProxy {
         destination: &Destination,
     ) -> Result<(), Denial> {
         let Some(credentials) = &self.credentials else { return Ok(()) };
-        let value = credentials.value().await.map_err(|error| {
-            tracing::warn!(%error, "the upstream proxy's credentials cannot be fetched");
+        let value = credentials.value().await.map_err(|_error| {
             unreachable(destination, "the upstream proxy's credentials are not there")
         })?;
         if !is_user_and_password(value.expose()) {

@@ -1,7 +1,7 @@
 //! Step 9: resolve once, check every answer, dial what was checked. The only place that resolves and the only one that dials.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -9,27 +9,35 @@ use hickory_resolver::Resolver;
 use hickory_resolver::config::{
     ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts,
 };
+use quick_cache::sync::Cache;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::chain::{self, UpstreamProxy};
 use super::mark::{Mark, MarkedSockets};
 use crate::config::Resolver as Choice;
-use crate::host::Destination;
 use crate::host::address::CheckedAddr;
+use crate::host::{Destination, Host};
 use crate::policy::{
     Denial, DenyReason, OwnSockets, RequestPermit, decide_address, decide_proxy_address,
-    decide_unresolved,
+    decide_unresolved, leads_here,
 };
+use crate::session::Pace;
 
 /// Dials upstreams.
 #[derive(Debug)]
 pub struct Connector {
     resolver: Resolver<MarkedSockets>,
+    /// What was looked up, while it is good. The resolver's own cache would keep whole messages, which whoever runs a zone makes as large as
+    /// he likes.
+    known: Cache<Host, (Vec<IpAddr>, Instant)>,
     mark: Mark,
     connect_to: BTreeMap<Destination, SocketAddr>,
     own: OwnSockets,
     timeout: Duration,
     proxy: Option<UpstreamProxy>,
+    /// How often it is told that the proxy cannot be connected to; the audit has each request.
+    told: Pace,
 }
 
 impl Connector {
@@ -43,7 +51,17 @@ impl Connector {
     ) -> Result<Self, ResolverError> {
         let resolver =
             build_resolver(choice, mark).map_err(|error| ResolverError(error.to_string()))?;
-        Ok(Self { resolver, mark, connect_to, own, timeout, proxy: None })
+        let known = Cache::new(MOST_KNOWN);
+        Ok(Self {
+            resolver,
+            known,
+            mark,
+            connect_to,
+            own,
+            timeout,
+            proxy: None,
+            told: Pace::per_minute(1),
+        })
     }
 
     /// The same behind a corporate proxy, but for what `connect_to` names.
@@ -54,11 +72,7 @@ impl Connector {
 
     /// Whether somebody who goes there comes to a socket of Tollgate.
     pub(super) fn is_own(&self, address: SocketAddr) -> bool {
-        self.own.listening.iter().any(|own| {
-            let ip = own.ip().to_canonical();
-            own.port() == address.port()
-                && (ip == address.ip() || ip.is_unspecified() && is_local(address.ip()))
-        })
+        self.own.includes(address, is_local)
     }
 
     /// Opens a TCP connection to the destination of the permit, to no other, and to none of its addresses that was not checked.
@@ -83,16 +97,15 @@ impl Connector {
         let answers = self.resolve(destination).await?;
         let checked = decide_address(permit, &answers, &self.own)?;
         if let Some(own) = checked.iter().find(|address| self.is_own(address.socket_addr())) {
-            return Err(leads_here(destination).at(own.socket_addr().ip()));
+            return Err(leads_here(destination, own.socket_addr()));
         }
-        let tcp = race(&checked, self.mark).await.map_err(|why| {
+        race(&checked, self.mark).await.map_err(|why| {
             Denial::new(
                 DenyReason::UpstreamUnreachable,
                 format!("{destination} cannot be connected to: {why}"),
                 "the policy allows it; check that the upstream is up, then try again",
             )
-        })?;
-        self.refuse_own(destination, tcp)
+        })
     }
 
     async fn dial_through(
@@ -103,14 +116,15 @@ impl Connector {
         let destination = permit.destination();
         decide_unresolved(permit, &self.own)?;
         let not_there = |why: &str| {
-            tracing::warn!(proxy = %proxy.address(), why, "the upstream proxy cannot be connected to");
+            if self.told.admits() {
+                tracing::warn!(proxy = %proxy.address(), why, "the upstream proxy cannot be connected to");
+            }
             chain::unreachable(destination, "the upstream proxy cannot be connected to")
         };
         let answers = self.resolve(proxy.address()).await;
         let answers = answers.map_err(|denial| not_there(&denial.detail))?;
-        let checked = decide_proxy_address(&answers, &self.own)?;
-        let tcp = race(&checked, self.mark).await.map_err(|why| not_there(&why))?;
-        let mut tcp = self.refuse_own(destination, tcp)?;
+        let checked = decide_proxy_address(&answers, |address| self.is_own(address))?;
+        let mut tcp = race(&checked, self.mark).await.map_err(|why| not_there(&why))?;
         proxy.open(&mut tcp, destination).await?;
         Ok(tcp)
     }
@@ -124,11 +138,22 @@ impl Connector {
         if let Some(ip) = destination.host.ip() {
             return Ok(vec![SocketAddr::new(ip, port)]);
         }
+        let with_port = |ips: &[IpAddr]| ips.iter().map(|&ip| SocketAddr::new(ip, port)).collect();
+        if let Some((known, until)) = self.known.get(&destination.host)
+            && Instant::now() < until
+        {
+            return Ok(with_port(&known));
+        }
         // With the trailing dot the name is absolute: no search list is applied.
         let name = format!("{}.", destination.host);
         match self.resolver.lookup_ip(name).await {
             Ok(found) => {
-                Ok(found.iter().map(|ip| SocketAddr::new(ip, port)).take(MOST_ANSWERS).collect())
+                let ips: Vec<IpAddr> = found.iter().take(MOST_ANSWERS).collect();
+                let answers = with_port(&ips);
+                let until =
+                    Instant::from_std(found.valid_until()).min(Instant::now() + LONGEST_KNOWN);
+                self.known.insert(destination.host.clone(), (ips, until));
+                Ok(answers)
             }
             Err(error) => {
                 tracing::debug!(%error, host = %destination.host, "a look-up failed");
@@ -140,27 +165,14 @@ impl Connector {
             }
         }
     }
-
-    /// A listener on the unspecified address has every address of the machine; dialling one of them starts and ends at the same address.
-    fn refuse_own(&self, destination: &Destination, tcp: TcpStream) -> Result<TcpStream, Denial> {
-        let (Ok(peer), Ok(local)) = (tcp.peer_addr(), tcp.local_addr()) else { return Ok(tcp) };
-        let listens = self
-            .own
-            .listening
-            .iter()
-            .any(|own| own.ip().is_unspecified() && own.port() == peer.port());
-        if listens && peer.ip() == local.ip() {
-            return Err(leads_here(destination).at(peer.ip()));
-        }
-        if let Err(error) = tcp.set_nodelay(true) {
-            tracing::debug!(%error, %destination, "TCP_NODELAY is not set");
-        }
-        Ok(tcp)
-    }
 }
 
 /// So many answers of one look-up are checked and tried.
 const MOST_ANSWERS: usize = 16;
+/// The answers for so many names are kept.
+const MOST_KNOWN: usize = 4096;
+/// No answer is good for longer, whatever it says.
+const LONGEST_KNOWN: Duration = Duration::from_secs(60 * 60);
 /// RFC 8305's recommended delay between connection attempts.
 const NEXT_ATTEMPT: Duration = Duration::from_millis(250);
 
@@ -177,7 +189,12 @@ async fn race(addresses: &[CheckedAddr], mark: Mark) -> Result<TcpStream, String
         }
         tokio::select! {
             Some(ended) = attempts.next() => match ended {
-                Ok(tcp) => return Ok(tcp),
+                Ok(tcp) => {
+                    if let Err(error) = tcp.set_nodelay(true) {
+                        tracing::debug!(%error, "TCP_NODELAY is not set");
+                    }
+                    return Ok(tcp);
+                }
                 Err(error) => why = error.kind().to_string(),
             },
             () = tokio::time::sleep(NEXT_ATTEMPT), if waiting.len() > 0 => {}
@@ -185,18 +202,32 @@ async fn race(addresses: &[CheckedAddr], mark: Mark) -> Result<TcpStream, String
     }
 }
 
-/// Whether an address is one of this machine: only to such a one can a socket be bound.
-fn is_local(ip: std::net::IpAddr) -> bool {
-    std::net::UdpSocket::bind((ip, 0)).is_ok()
+/// Whether an address is one of this machine: what goes to such a one starts there too. Nothing is sent.
+fn is_local(ip: IpAddr) -> bool {
+    let any: IpAddr =
+        if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let starts_there = || {
+        let socket = std::net::UdpSocket::bind((any, 0))?;
+        match socket.connect((ip, DISCARD)) {
+            Ok(()) => Ok(socket.local_addr()?.ip() == ip),
+            Err(error) if leads_nowhere(error.kind()) => Ok(false),
+            Err(error) => Err(error),
+        }
+    };
+    // Where it cannot be told, such as without a free descriptor, it is taken for one.
+    ip.is_loopback() || starts_there().unwrap_or(true)
 }
 
-fn leads_here(destination: &Destination) -> Denial {
-    Denial::new(
-        DenyReason::AddressNotAllowed,
-        format!("{destination} leads to a socket of Tollgate itself"),
-        "Tollgate is never reached through itself; a retry will not help",
-    )
+fn leads_nowhere(error: std::io::ErrorKind) -> bool {
+    use std::io::ErrorKind::{
+        AddrNotAvailable, HostUnreachable, InvalidInput, NetworkUnreachable, PermissionDenied,
+    };
+    [AddrNotAvailable, HostUnreachable, InvalidInput, NetworkUnreachable, PermissionDenied]
+        .contains(&error)
 }
+
+/// Any port would do.
+const DISCARD: u16 = 9;
 
 /// The denial for an upstream that took too long.
 pub(super) fn timed_out(destination: &Destination, what: &str) -> Denial {
@@ -236,7 +267,7 @@ fn build_resolver(
     let options = builder.options_mut();
     options.ndots = 0;
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-    options.cache_size = 4096;
+    options.cache_size = 0;
     builder.build()
 }
 

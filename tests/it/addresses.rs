@@ -73,6 +73,24 @@ async fn a_name_is_resolved_once_and_the_checked_address_is_dialled() {
     tollgate.finish().await;
 }
 
+#[tokio::test]
+async fn an_answer_is_kept_as_long_as_it_is_good() {
+    let upstream = Upstream::https("named.example.com")
+        .answering(200, &[("connection", "close")], "")
+        .h1_only()
+        .await;
+    let tollgate = Tollgate::with(&policy("\"named.example.com:*\""), &[]).await;
+    upstream.tollgate_started(&tollgate.folder().join("authority"));
+    let url = format!("https://named.example.com:{}/", upstream.address().port());
+    tollgate.dns().set_for(60, "named.example.com", &["127.0.0.1"]);
+    for _ in 0..3 {
+        assert_eq!(tollgate.sandbox("sb-test").get(&url).await.status, 200);
+    }
+    assert_eq!(upstream.connections(), 3);
+    assert_eq!(tollgate.dns().questions().len(), 2, "A and AAAA, once");
+    tollgate.finish().await;
+}
+
 /// RFC 8305's delay is for an address that is slow, not for one that has failed.
 #[tokio::test]
 async fn addresses_that_refuse_cost_no_waiting() {

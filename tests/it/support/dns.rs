@@ -15,7 +15,8 @@ pub(crate) struct DnsStub {
 
 #[derive(Default)]
 struct Known {
-    answers: Mutex<BTreeMap<String, Vec<IpAddr>>>,
+    /// With the seconds for which they are good.
+    answers: Mutex<BTreeMap<String, (Vec<IpAddr>, u8)>>,
     questions: Mutex<Vec<String>>,
 }
 
@@ -70,10 +71,15 @@ impl DnsStub {
         self.address
     }
 
-    /// From now on the name has these addresses.
+    /// From now on the name has these addresses, which nobody keeps.
     pub(crate) fn set(&self, name: &str, addresses: &[&str]) {
+        self.set_for(0, name, addresses);
+    }
+
+    /// The same for so many seconds.
+    pub(crate) fn set_for(&self, seconds: u8, name: &str, addresses: &[&str]) {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        self.known.answers.lock().unwrap().insert(name.to_owned(), addresses);
+        self.known.answers.lock().unwrap().insert(name.to_owned(), (addresses, seconds));
     }
 
     /// The names that were asked for, with the type of record.
@@ -111,8 +117,9 @@ impl Known {
         self.questions.lock().unwrap().push(format!("{name} {kind}"));
         let answers = self.answers.lock().unwrap().get(&name).cloned();
         let code = if answers.is_some() { 0 } else { 3 };
+        let (addresses, seconds) = answers.unwrap_or_default();
         let records: Vec<Vec<u8>> =
-            answers.into_iter().flatten().filter_map(|ip| record(kind, ip)).collect();
+            addresses.into_iter().filter_map(|ip| record(kind, ip, seconds)).collect();
         let count = u8::try_from(records.len()).unwrap();
         let mut answer =
             vec![message[0], message[1], 0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0];
@@ -122,12 +129,12 @@ impl Known {
     }
 }
 
-fn record(kind: u16, ip: IpAddr) -> Option<Vec<u8>> {
+fn record(kind: u16, ip: IpAddr, seconds: u8) -> Option<Vec<u8>> {
     let (right, data) = match ip {
         IpAddr::V4(ip) => (1, ip.octets().to_vec()),
         IpAddr::V6(ip) => (28, ip.octets().to_vec()),
     };
     let length = u8::try_from(data.len()).unwrap();
-    let head = [0xc0, 12, 0, right, 0, 1, 0, 0, 0, 0, 0, length];
+    let head = [0xc0, 12, 0, right, 0, 1, 0, 0, 0, seconds, 0, length];
     (kind == u16::from(right)).then(|| [&head[..], &data].concat())
 }

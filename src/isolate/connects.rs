@@ -163,6 +163,8 @@ impl Caller {
         Ok(Self { thread, handle })
     }
 
+    /// Reads it in the one thread that receives calls. A page of a FUSE file would hold that up, and every other connect, for as long as its
+    /// server likes: nobody within can mount one, for want of a mount name space of their own.
     fn memory(&self, at: u64, length: usize) -> Result<Vec<u8>, Errno> {
         let memory =
             File::open(format!("/proc/{}/mem", self.thread)).map_err(|error| errno(&error))?;

@@ -42,7 +42,7 @@ fn serve(channel: &UnixStream) -> io::Result<()> {
         channel::send(channel, &Told::Note(note.clone()), &[])?;
     }
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
-    limit_control_groups()?;
+    limit_name_spaces()?;
     let (command, listener, terminal) =
         start(&plan, &input).map_err(|error| about("the command", &error))?;
     let connects = Arc::new(Connects::new(listener, view.reachable));
@@ -53,9 +53,13 @@ fn serve(channel: &UnixStream) -> io::Result<()> {
 }
 
 /// Nobody within makes another name space of control groups, in which it could mount them anew, writable: Tollgate is in the same group.
-fn limit_control_groups() -> io::Result<()> {
-    let limit = "/proc/sys/user/max_cgroup_namespaces";
-    std::fs::write(limit, "0").map_err(|error| mounts::named(limit.as_ref(), error))
+/// Nor one of mounts, in which it could take the tree apart, and then move what is hidden and pinned.
+fn limit_name_spaces() -> io::Result<()> {
+    const LIMITS: [&str; 2] =
+        ["/proc/sys/user/max_cgroup_namespaces", "/proc/sys/user/max_mnt_namespaces"];
+    LIMITS.iter().try_for_each(|limit| {
+        std::fs::write(limit, "0").map_err(|error| mounts::named(limit.as_ref(), error))
+    })
 }
 
 fn about(what: &str, error: &io::Error) -> io::Error {

@@ -3,6 +3,8 @@
 //! Root is what `--isolate` refuses, so a root runs these as the user that `TOLLGATE_TEST_USER` names; `tests/run` makes one. Without it,
 //! the tests say that they were left out.
 
+mod hidden;
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 //! What to export in a sandbox: sealed tokens, the proxy, and the authority for every client that can be told.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -57,6 +58,23 @@ const BUNDLE: [&str; 15] = [
     "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
 ];
 
+/// Variables that hold the proxy's address, which clients read in either case.
+const PROXY: [&str; 2] = ["HTTP_PROXY", "HTTPS_PROXY"];
+/// The variable that holds what is never proxied, in either case as well.
+const EXCEPTIONS: &str = "NO_PROXY";
+/// The variable that has Node read the others.
+const NODE: &str = "NODE_USE_ENV_PROXY";
+/// Variables of the kind that Tollgate does not set.
+const OTHERS: [&str; 2] = ["ALL_PROXY", "FTP_PROXY"];
+
+/// Whether a name is that of a variable through which clients find a proxy, or go past it.
+#[must_use]
+pub fn names_a_proxy(name: &OsStr) -> bool {
+    let known = PROXY.iter().chain(&OTHERS).chain([&EXCEPTIONS, &NODE]);
+    let name = name.as_encoded_bytes();
+    known.into_iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name))
+}
+
 /// What is never proxied.
 const NO_PROXY: &str = "localhost,127.0.0.1,::1";
 
@@ -71,13 +89,15 @@ impl Environment {
         }
         if let Some(proxy) = places.proxy {
             let url = proxy_url(session, places, proxy);
-            for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
-                set(name, url.clone());
+            let mut set_in_both_cases = |name: &str, value: &str| {
+                set(name, value.to_owned());
+                set(&name.to_ascii_lowercase(), value.to_owned());
+            };
+            for name in PROXY {
+                set_in_both_cases(name, &url);
             }
-            for name in ["NO_PROXY", "no_proxy"] {
-                set(name, NO_PROXY.to_owned());
-            }
-            set("NODE_USE_ENV_PROXY", "1".to_owned());
+            set_in_both_cases(EXCEPTIONS, NO_PROXY);
+            set(NODE, "1".to_owned());
         }
         for name in BUNDLE {
             set(name, places.bundle.display().to_string());

@@ -1,4 +1,9 @@
-//! What a process that holds credentials does about itself: no core dumps, private files, and signals passed on to a command.
+//! What a process that holds credentials does about itself: no core dumps, private files, signals passed on to a command, and its exit
+//! status as shells have it.
+
+use std::io;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{ExitCode, ExitStatus};
 
 use rustix::process::{DumpableBehavior, Pid, Signal};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
@@ -27,7 +32,7 @@ pub struct Signals {
 
 impl Signals {
     /// From here on they no longer end this process.
-    pub fn listen() -> std::io::Result<Self> {
+    pub fn listen() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
@@ -61,10 +66,51 @@ pub fn pass_on(signal: Signal, child: Option<u32>) {
     }
 }
 
+/// The exit status of a command: its own, or that of the signal that ended it.
+#[must_use]
+pub fn exit_code(status: ExitStatus) -> ExitCode {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => exited(code),
+        (None, Some(signal)) => killed(signal),
+        (None, None) => ExitCode::FAILURE,
+    }
+}
+
+/// The exit status of a command that ended by itself.
+#[must_use]
+pub fn exited(status: i32) -> ExitCode {
+    u8::try_from(status).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+/// The exit status of a command that a signal ended.
+#[must_use]
+pub fn killed(signal: i32) -> ExitCode {
+    exited(signal.saturating_add(128))
+}
+
+/// The exit status in place of a command's that could not be run: 127 if there is none of the name, 126 otherwise.
+#[must_use]
+pub fn not_started(error: &io::Error) -> ExitCode {
+    ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
+}
+
 /// Whether this process is in the foreground of a terminal.
 fn in_foreground() -> bool {
     std::fs::File::open("/dev/tty")
         .ok()
         .and_then(|terminal| rustix::termios::tcgetpgrp(&terminal).ok())
         .is_some_and(|group| group == rustix::process::getpgrp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_statuses_are_those_of_a_shell() {
+        assert_eq!(exit_code(ExitStatus::from_raw(3 << 8)), ExitCode::from(3));
+        assert_eq!(exit_code(ExitStatus::from_raw(15)), ExitCode::from(143));
+        assert_eq!(not_started(&io::ErrorKind::NotFound.into()), ExitCode::from(127));
+        assert_eq!(not_started(&io::ErrorKind::PermissionDenied.into()), ExitCode::from(126));
+    }
 }

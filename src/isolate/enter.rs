@@ -10,6 +10,7 @@ use std::process::{Command, ExitCode};
 use rustix::thread::CapabilitySet;
 
 use super::{channel, filter, namespaces, sys, take_channel};
+use crate::process;
 
 /// The stage. Its arguments are the user's and group's ids outside, and the command.
 pub(super) fn run(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -48,7 +49,6 @@ fn hand_over(channel: &UnixStream, listener: &OwnedFd) -> io::Result<OwnedFd> {
     descriptors.into_iter().next().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-/// As a shell does: 127 if there is no such command, 126 if it cannot be run.
 fn become_command(
     program: &OsString,
     arguments: impl Iterator<Item = OsString>,
@@ -61,5 +61,5 @@ fn become_command(
     };
     let shown = program.to_string_lossy();
     drop(writeln!(io::stderr(), "tollgate: {shown}: {error}"));
-    ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
+    process::not_started(&error)
 }

@@ -34,7 +34,6 @@ mod terminal;
 mod trusted;
 mod view;
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -221,14 +220,4 @@ pub enum IsolateError {
     /// The channel.
     #[error("cannot isolate: {0}")]
     Io(#[from] io::Error),
-}
-
-/// Whether a name is that of a variable through which clients find a proxy: there is none to find here.
-#[must_use]
-pub fn names_a_proxy(name: &OsStr) -> bool {
-    name.to_str().is_some_and(|name| {
-        ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "FTP_PROXY", "NO_PROXY", "NODE_USE_ENV_PROXY"]
-            .iter()
-            .any(|proxy| proxy.eq_ignore_ascii_case(name))
-    })
 }

@@ -14,7 +14,7 @@ use crate::config::{AuditSink, Config, DEFAULT_FILE};
 use crate::dns::{Responder, Settings, Sinks, TcpSocket, UdpSocket, Whose};
 use crate::isolate::{self, ControllingTerminal, Enclosure, Happened, Isolated, Listeners, Plan};
 use crate::policy::PolicySet;
-use crate::process::Signals;
+use crate::process::{self, Signals};
 use crate::proxy::Kind;
 use crate::secret::{SandboxId, SourceSpec};
 use crate::server::Server;
@@ -118,8 +118,8 @@ impl Isolation {
                 happened = isolated.next() => match happened? {
                     Happened::Note(note) => terminal.note(format_args!("tollgate: {note}")),
                     Happened::Stopped(signal) => job.stopped(signal, &isolated)?,
-                    Happened::Exited(status) => return Ok(exit_code(status)),
-                    Happened::Killed(signal) => return Ok(exit_code(128 + signal)),
+                    Happened::Exited(status) => return Ok(process::exited(status)),
+                    Happened::Killed(signal) => return Ok(process::killed(signal)),
                 },
                 _ = job.continued.recv() => job.continued(&isolated)?,
                 // The command is in another process group: what comes here has not gone there.
@@ -185,10 +185,6 @@ impl Drop for Job {
     fn drop(&mut self) {
         self.take_back();
     }
-}
-
-fn exit_code(status: i32) -> ExitCode {
-    ExitCode::from(u8::try_from(status).unwrap_or(1))
 }
 
 /// Everything that comes to these listeners is the one sandbox.

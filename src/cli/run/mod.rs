@@ -6,7 +6,6 @@ mod variables;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus};
 use std::sync::Arc;
@@ -18,8 +17,7 @@ use tokio::process::{Child, Command};
 use super::{Failure, Terminal, serve};
 use crate::audit::Denials;
 use crate::config::{AuditSink, Config, ConfigArgs, Listen};
-use crate::environment::Environment;
-use crate::isolate::names_a_proxy;
+use crate::environment::{Environment, names_a_proxy};
 use crate::policy::{PolicySet, Severity};
 use crate::secret::SandboxId;
 use crate::server::{self, Server};
@@ -159,9 +157,9 @@ async fn run_beside(
     match Command::new(program).args(arguments).env_clear().envs(variables).spawn() {
         Err(error) => {
             terminal.note(format_args!("tollgate: {}: {error}", program.to_string_lossy()));
-            Ok(not_started(&error))
+            Ok(process::not_started(&error))
         }
-        Ok(child) => Ok(exit_code(wait(child, signals, server, watch).await?)),
+        Ok(child) => Ok(process::exit_code(wait(child, signals, server, watch).await?)),
     }
 }
 
@@ -179,26 +177,5 @@ async fn wait(
             signal = signals.next() => process::pass_on(signal, child.id()),
             () = &mut following => {}
         }
-    }
-}
-
-/// As shells do.
-fn exit_code(status: ExitStatus) -> ExitCode {
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
-    ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
-}
-
-fn not_started(error: &std::io::Error) -> ExitCode {
-    ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exit_statuses_are_those_of_a_shell() {
-        assert_eq!(exit_code(ExitStatus::from_raw(3 << 8)), ExitCode::from(3));
-        assert_eq!(exit_code(ExitStatus::from_raw(15)), ExitCode::from(143));
     }
 }

@@ -5,7 +5,7 @@
 //! 1. [`namespaces`]: the first stage leaves the caller's user, network, mount, PID, IPC, UTS and cgroup name spaces, and starts the second.
 //! 2. [`network`] and [`firewall`]: the second stage ([`init`], the first process of its PID name space) builds a network that leads to
 //!    listeners which it makes, and hands these to Tollgate over a [`channel`].
-//! 3. [`view`] and [`trusted`]: what the command may see of the file system, and what it trusts. Tollgate's keys, policies and secret files, `/run`, `/tmp` and other places
+//! 3. [`view`], [`devices`] and [`trusted`]: what the command may see of the file system, and what it trusts. Tollgate's keys, policies and secret files, `/run`, `/tmp` and other places
 //!    where programs outside listen are covered.
 //! 4. [`enter`]: the third stage descends into a user name space without power over the others, filters its system calls ([`filter`]), and
 //!    becomes the command.
@@ -19,6 +19,7 @@
 
 mod channel;
 mod connects;
+mod devices;
 mod enter;
 mod filter;
 mod firewall;

@@ -1,11 +1,12 @@
 //! What the command sees of the file system: the caller's, except for what is covered here.
 //!
-//! - `/run`, `/tmp`, `/var/tmp` and `/dev/shm` are its own and empty, and in memory; so are the terminals below `/dev/pts`, and `/proc`
+//! - `/run`, `/tmp` and `/var/tmp` are its own and empty, and in memory; so is `/dev`, but for a few devices ([`super::devices`]). `/proc`
 //!   shows its own processes. `/sys` and control groups are read-only.
 //! - Tollgate's keys, policies, audit and secret files are covered, at every path at which they can be seen.
 //! - The trust stores and `resolv.conf` of the system show Tollgate's.
 //! - What the operator shares is put back.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,6 +20,7 @@ use rustix::mount::{
 };
 
 use super::connects::{Reachable, mount_of};
+use super::devices::{self, Devices};
 use super::mounts::{self, Mount, named};
 use super::plan::Plan;
 use super::trusted::{EMPTY, Trust};
@@ -39,7 +41,7 @@ pub(super) fn cover(plan: &Plan) -> io::Result<View> {
     let mut view = View::default();
     let trust = Trust::find(plan)?;
     let hidden: Vec<_> = plan.hidden.iter().flat_map(|path| Hidden::find(path, &before)).collect();
-    let terminal = Terminal::find()?;
+    let devices = Devices::find()?;
     let kept = Kept::open(plan, &mut view)?;
     read_only_kernel(&before)?;
     for folder in private_folders() {
@@ -47,10 +49,13 @@ pub(super) fn cover(plan: &Plan) -> io::Result<View> {
         view.reachable.devices.push(stat(&folder.at)?.st_dev);
     }
     own_processes()?;
-    terminal.show()?;
-    kept.put_back(&mut view)?;
+    for folder in devices.show()? {
+        view.reachable.devices.push(stat(folder)?.st_dev);
+    }
+    kept.put_back()?;
     trust.show()?;
-    pin(&plan.read_later)?;
+    let pinned = pin(plan.read_later.iter().chain(&plan.hidden))?;
+    view.reachable.mounts = shared_mounts(&plan.shared, pinned)?;
     for hidden in &hidden {
         hidden.cover()?;
     }
@@ -66,16 +71,12 @@ struct Private {
 }
 
 fn private_folders() -> Vec<Private> {
-    // Other people's devices: keyboards, and telephones with a network of their own.
-    const FOLDERS: [(&str, &str); 8] = [
+    const FOLDERS: [(&str, &str); 5] = [
         ("/run", "mode=0755"),
         ("/var/run", "mode=0755"),
         ("/tmp", "mode=1777"),
         ("/var/tmp", "mode=1777"),
-        ("/dev/shm", "mode=1777"),
-        ("/dev/mqueue", "mode=1777"),
-        ("/dev/input", "mode=0755"),
-        ("/dev/bus", "mode=0755"),
+        (devices::FOLDER, "mode=0755"),
     ];
     let mut folders: Vec<Private> = Vec::new();
     for (path, options) in FOLDERS {
@@ -127,71 +128,38 @@ fn own_processes() -> io::Result<()> {
     })
 }
 
-/// The caller's terminal. Others are no business of the command's.
-struct Terminal {
-    own: Option<OwnedFd>,
-}
-
-impl Terminal {
-    fn find() -> io::Result<Self> {
-        let (input, output, errors) = (io::stdin(), io::stdout(), io::stderr());
-        let name = rustix::termios::ttyname(&input, Vec::new())
-            .or_else(|_error| rustix::termios::ttyname(&output, Vec::new()))
-            .or_else(|_error| rustix::termios::ttyname(&errors, Vec::new()));
-        let Ok(name) = name else { return Ok(Self { own: None }) };
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        Ok(Self { own: Some(open_tree(CWD, name.as_c_str(), flags)?) })
-    }
-
-    fn show(&self) -> io::Result<()> {
-        let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
-        let at = Path::new("/dev/pts");
-        mount("devpts", at, "devpts", flags, c"newinstance,ptmxmode=0666,mode=0620")
-            .map_err(|error| named(at, error))?;
-        let multiplexer = Path::new("/dev/ptmx");
-        if !multiplexer.is_symlink() {
-            rustix::mount::mount_bind("/dev/pts/ptmx", multiplexer)
-                .map_err(|error| named(multiplexer, error))?;
-        }
-        if let Some(own) = &self.own {
-            put(own, Path::new("/dev/console"))?;
-        }
-        Ok(())
-    }
-}
-
 /// Moves a tree that was opened to a path.
-fn put(tree: &OwnedFd, at: &Path) -> io::Result<()> {
+pub(super) fn put(tree: &OwnedFd, at: &Path) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     move_mount(tree, "", CWD, at, flags).map_err(|error| named(at, error))
 }
 
 /// What is seen although it lies in a folder that is covered.
 struct Kept {
-    trees: Vec<(PathBuf, OwnedFd, bool)>,
+    trees: Vec<(PathBuf, OwnedFd)>,
 }
 
 impl Kept {
     fn open(plan: &Plan, view: &mut View) -> io::Result<Self> {
         let mut trees = Vec::new();
-        let mut keep = |path: &Path, shared: bool| {
+        let mut keep = |path: &Path| {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE
                 | OpenTreeFlags::OPEN_TREE_CLOEXEC
                 | OpenTreeFlags::AT_RECURSIVE;
             let tree = open_tree(CWD, path, flags).map_err(|error| named(path, error))?;
-            trees.push((path.to_owned(), tree, shared));
+            trees.push((path.to_owned(), tree));
             Ok::<_, io::Error>(())
         };
         // NixOS has its programs there.
         for path in ["/run/current-system", "/run/opengl-driver"].map(Path::new) {
             if path.exists() {
-                keep(path, false)?;
+                keep(path)?;
             }
         }
         let home = plan.variable("HOME").map(Path::new);
         for folder in [Some(plan.directory.as_path()), home].into_iter().flatten() {
             if folder.is_dir() && is_private(folder) {
-                keep(folder, false)?;
+                keep(folder)?;
             }
         }
         if private_folders().iter().any(|folder| folder.at == plan.directory) {
@@ -199,28 +167,24 @@ impl Kept {
             view.notes.push(format!("the working directory is {folder}: all of it is shared"));
         }
         for path in &plan.shared {
-            keep(path, true)?;
+            keep(path)?;
         }
         Ok(Self { trees })
     }
 
-    fn put_back(self, view: &mut View) -> io::Result<()> {
-        for (path, tree, shared) in self.trees {
+    fn put_back(self) -> io::Result<()> {
+        for (path, tree) in self.trees {
             if is_private(&path) {
                 make_place(&path, &tree)?;
             }
             put(&tree, &path)?;
-            if shared {
-                let found = open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-                view.reachable.mounts.push(mount_of(&found)?);
-            }
         }
         Ok(())
     }
 }
 
 /// A file or folder to mount over.
-fn make_place(path: &Path, tree: &OwnedFd) -> io::Result<()> {
+pub(super) fn make_place(path: &Path, tree: &OwnedFd) -> io::Result<()> {
     let is_folder = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(tree)?.st_mode)
         == rustix::fs::FileType::Directory;
     if path.exists() {
@@ -232,20 +196,31 @@ fn make_place(path: &Path, tree: &OwnedFd) -> io::Result<()> {
     mounts::write(path, b"")
 }
 
-/// Makes each folder above a file that Tollgate will read again a mount, which nobody in this name space can rename: another file could
-/// be put in its place otherwise.
-fn pin(files: &[PathBuf]) -> io::Result<()> {
-    for file in files {
-        let mut folders: Vec<_> = file.ancestors().skip(1).collect();
-        folders.reverse();
-        for pair in folders.windows(2) {
-            let [above, folder] = pair else { continue };
-            if access(*above, Access::WRITE_OK).is_ok() && !is_private(folder) {
-                mount_bind_recursive(*folder, *folder).map_err(|error| named(folder, error))?;
-            }
-        }
+/// Makes each folder above something of Tollgate's a mount, which nobody in this name space can rename: another file could be put in its
+/// place otherwise, for Tollgate to read again now or in its next run.
+fn pin<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> io::Result<Vec<&'a Path>> {
+    let can_be_renamed = |folder: &&Path| {
+        let above = folder.parent();
+        above.is_some_and(|above| access(above, Access::WRITE_OK).is_ok()) && folder.is_dir()
+    };
+    // In the order of names, which has those above first.
+    let folders: BTreeSet<_> = paths.flat_map(|path| path.ancestors().skip(1)).collect();
+    let folders: Vec<_> = folders.into_iter().filter(can_be_renamed).collect();
+    for folder in &folders {
+        mount_bind_recursive(*folder, *folder).map_err(|error| named(folder, error))?;
     }
-    Ok(())
+    Ok(folders)
+}
+
+/// The mounts through which what is shared is found; what is pinned within is one of its own.
+fn shared_mounts(shared: &[PathBuf], pinned: Vec<&Path>) -> io::Result<Vec<u64>> {
+    let is_shared = |folder: &&Path| shared.iter().any(|path| folder.starts_with(path));
+    let pinned = pinned.into_iter().filter(is_shared);
+    let mount = |path: &Path| {
+        let found = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        found.and_then(|found| mount_of(&found)).map_err(|error| named(path, error))
+    };
+    shared.iter().map(PathBuf::as_path).chain(pinned).map(mount).collect()
 }
 
 /// The caller's folder for sockets and the like, which is below `/run`: an empty one of its own.

@@ -43,7 +43,7 @@ pub(super) struct RunArgs {
     /// Contain the command in namespaces of its own, whose only way out is Tollgate. Linux, not as root.
     #[arg(long)]
     isolate: bool,
-    /// With --isolate: a file, folder or socket that the command sees although it would be hidden, such as one in /tmp. Can be repeated.
+    /// With --isolate: a file, folder, socket or device that the command sees although it would be hidden, such as one in /tmp. Can be repeated.
     #[arg(long, value_name = "PATH", requires = "isolate")]
     share: Vec<PathBuf>,
     /// The command and its arguments.

@@ -29,3 +29,44 @@ async fn a_name_space_of_mounts_within_takes_nothing_apart() {
     let said = workshop.python(&TAKEN_APART.replace("{pivot_root}", pivot_root)).await;
     assert_eq!(said.out, "refused No space left on device\n", "{said:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_folder_above_what_is_hidden_can_be_moved() {
+    let Some(workshop) = Workshop::open(None) else { return };
+    let policy = super::POLICY.replace("../secrets", "../../../secrets");
+    workshop.write("p/in/policies/policy.yaml", &policy);
+    workshop.write("f/in/tollgate.yaml", "audit: { file: ../../a/in/audit.jsonl }");
+    workshop.write("a/in/audit.jsonl", "");
+    workshop.write("c/in/certs/none", "");
+    std::fs::remove_file(workshop.path("c/in/certs/none")).unwrap();
+    let options =
+        ["--config", "f/in/tollgate.yaml", "--policies", "p/in/policies", "--ca-dir", "c/in/certs"];
+    let script = "for f in p f a c; do mv $f/in $f/out && echo MOVED $f/in; mv $f $f-out && echo MOVED $f; done; \
+        find p f a c -type f -size +0";
+    let said = workshop.run(workshop.isolated(&options, &["sh", "-c", script])).await;
+    assert_eq!((said.out.as_str(), said.code), ("", Some(0)), "{said:?}");
+    assert_eq!(said.err.matches("busy").count(), 8, "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_are_the_harmless_ones_and_those_that_are_shared() {
+    let Some(workshop) = Workshop::open(None) else { return };
+    const USUAL: &str = "console dri fd full kvm mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero";
+    let script = "ls /dev; \
+        head -c4 /dev/urandom | cat - /dev/null | wc -c; echo x > /dev/null && echo out; \
+        echo in | cat /dev/stdin; cat < /dev/zero | head -c1 | wc -c; \
+        echo shm > /dev/shm/x && cat /dev/fd/3 3< /dev/shm/x; python3 -c 'import os; print(len(os.openpty()))'; \
+        rm -f /dev/null; test -c /dev/null && echo kept";
+    let said = workshop.shell(script).await;
+    let listed = said.out.split_once("4\nout").map(|(devices, _)| devices).unwrap_or_default();
+    let foreign: Vec<_> =
+        listed.lines().filter(|name| !USUAL.split(' ').any(|usual| usual == *name)).collect();
+    assert!(foreign.is_empty() && listed.contains("null\n"), "{foreign:?} {said:?}");
+    assert!(said.out.ends_with("4\nout\nin\n1\nshm\n2\nkept\n"), "{said:?}");
+    let other = "/dev/loop-control";
+    if std::path::Path::new(other).exists() {
+        let script = format!("import os, stat; print(stat.S_ISCHR(os.stat({other:?}).st_mode))");
+        let shared = workshop.isolated(&["--share", other], &[PYTHON, "-c", &script]);
+        assert_eq!(workshop.run(shared).await.out, "True\n");
+    }
+}

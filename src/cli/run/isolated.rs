@@ -13,10 +13,9 @@ use crate::cli::{Failure, Terminal};
 use crate::config::{AuditSink, Config, DEFAULT_FILE};
 use crate::dns::{Responder, Settings, Sinks, TcpSocket, UdpSocket, Whose};
 use crate::isolate::{self, ControllingTerminal, Enclosure, Happened, Isolated, Listeners, Plan};
-use crate::policy::PolicySet;
 use crate::process::{self, Signals};
 use crate::proxy::Kind;
-use crate::secret::{SandboxId, SourceSpec};
+use crate::secret::SandboxId;
 use crate::server::Server;
 
 /// Name spaces that wait for the command, and the plan for it.
@@ -32,7 +31,8 @@ impl Isolation {
     /// Makes the name spaces, before there is a second thread. All that listens is made in there.
     pub(super) fn prepare(
         config: &mut Config,
-        set: &PolicySet,
+        policies: &[PathBuf],
+        secrets: &[PathBuf],
         shared: &[PathBuf],
     ) -> Result<Self, Failure> {
         let directory = std::env::current_dir()?;
@@ -45,8 +45,7 @@ impl Isolation {
                 _ => Err(format!("--share {}: there is nothing to share", path.display())),
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let files = secret_files(config, set);
-        let hidden = hidden(config, &files, &directory)?;
+        let hidden = hidden(config, policies, secrets, &directory)?;
         for path in &shared {
             if let Some(inside) = hidden.iter().find(|hidden| path.starts_with(hidden)) {
                 let (path, inside) = (path.display(), inside.display());
@@ -55,7 +54,7 @@ impl Isolation {
                 );
             }
         }
-        for file in &files {
+        for file in secrets {
             if let Some(link) = turnable_link(file, &hidden) {
                 let (file, link) = (file.display(), link.display());
                 return Err(format!("the secret file {file} is found through the link {link}, which the command could turn to another file: name the file itself").into());
@@ -67,7 +66,7 @@ impl Isolation {
             environment: Vec::new(),
             directory,
             hidden,
-            read_later: files.iter().filter_map(|file| settled(file).ok()).collect(),
+            read_later: secrets.iter().filter_map(|file| settled(file).ok()).collect(),
             shared,
             authority: std::path::absolute(&config.ca_dir)?,
             foreground: false,
@@ -207,15 +206,6 @@ fn serve(
     Ok(())
 }
 
-/// The files that hold credentials, as they are named: Tollgate reads them again when they change.
-fn secret_files(config: &Config, set: &PolicySet) -> Vec<PathBuf> {
-    let proxy = config.upstream.proxy.as_ref().and_then(|proxy| proxy.credentials.as_ref());
-    let sources = set.stores().flat_map(|store| &store.secrets).map(|secret| &secret.1.source);
-    let sources = sources.chain(&config.seal_key).chain(&config.api_keys).chain(proxy);
-    let files = sources.flat_map(SourceSpec::files);
-    files.filter_map(|file| std::path::absolute(file).ok()).collect()
-}
-
 /// A path whose folders are no links; the last name of it may be one.
 fn settled(path: &Path) -> std::io::Result<PathBuf> {
     let path = std::path::absolute(path)?;
@@ -226,7 +216,12 @@ fn settled(path: &Path) -> std::io::Result<PathBuf> {
 }
 
 /// What is Tollgate's: its keys, policies, configuration and audit. A folder is hidden whole, so that what is put there later is hidden too.
-fn hidden(config: &Config, files: &[PathBuf], directory: &Path) -> Result<Vec<PathBuf>, Failure> {
+fn hidden(
+    config: &Config,
+    policies: &[PathBuf],
+    secrets: &[PathBuf],
+    directory: &Path,
+) -> Result<Vec<PathBuf>, Failure> {
     let home = std::env::home_dir().and_then(|home| std::fs::canonicalize(home).ok());
     let needed = |folder: &Path| {
         let needed = [Some(directory), home.as_deref(), Some(Path::new("/etc"))];
@@ -240,19 +235,17 @@ fn hidden(config: &Config, files: &[PathBuf], directory: &Path) -> Result<Vec<Pa
         return Err(format!("the authority's folder {folder} cannot be hidden, for it holds what the command needs: give it one of its own").into());
     }
     hidden.push(authority);
+    // The files by themselves too: a folder of them may be needed, and links in it lead out of it.
+    hidden.extend(policies.iter().filter_map(|file| settled(file).ok()));
     for path in &config.policies {
-        let path = settled(path)?;
-        if needed(&path) {
-            hidden.extend(policy_files(&path));
-        } else {
-            hidden.push(path);
-        }
+        hidden.push(settled(path)?);
     }
+    hidden.retain(|path| !needed(path));
     hidden.extend(config.file.as_deref().and_then(|file| settled(file).ok()));
     if let AuditSink::File(path) = &config.audit {
         hidden.push(settled(path)?);
     }
-    for file in files {
+    for file in secrets {
         // By its folder: a file that is replaced by another of its name would show.
         let found = std::fs::canonicalize(file).ok();
         for file in [settled(file).ok(), found].into_iter().flatten() {
@@ -274,13 +267,4 @@ fn turnable_link(file: &Path, hidden: &[PathBuf]) -> Option<PathBuf> {
             && rustix::fs::access(&folder, rustix::fs::Access::WRITE_OK).is_ok()
     };
     file.ancestors().find(is_turnable).map(Path::to_owned)
-}
-
-/// The policy files right in a folder that is not hidden itself.
-fn policy_files(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let is_policy = |path: &PathBuf| {
-        path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json")
-    };
-    entries.map(|entry| entry.path()).filter(is_policy).collect()
 }

@@ -1,6 +1,7 @@
 //! `tollgate run`: a sidecar around one command. The command gets sealed tokens in place of the credentials, and the way through the proxy.
 
 mod isolated;
+mod sources;
 mod summary;
 mod variables;
 
@@ -63,10 +64,12 @@ impl RunArgs {
             return Ok(ExitCode::FAILURE);
         };
         let id = sandbox(&config, &set)?;
-        into_sidecar(&mut config, &id);
+        // Before the configuration becomes a sidecar's, which has no keys of operators.
         let hidden = Hidden::of(&config, &set);
+        let secrets = sources::files(&config, &set);
+        into_sidecar(&mut config, &id);
         let isolation = if self.isolate {
-            Some(Isolation::prepare(&mut config, &set, &self.share)?)
+            Some(Isolation::prepare(&mut config, &loaded.files, &secrets, &self.share)?)
         } else {
             None
         };

@@ -3,34 +3,28 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
+use super::sources;
 use crate::config::Config;
 use crate::environment::Environment;
 use crate::policy::PolicySet;
-use crate::secret::SourceSpec;
+use crate::secret::{SecretName, SourceSpec};
 use crate::session::Session;
 
 /// The variables that hold credentials or lead to them.
 #[derive(Debug, Default)]
 pub(super) struct Hidden {
-    /// Name of the variable, and the secret that is read from it.
+    /// Name of the variable, and the secret that is read from it, or nothing for a credential of Tollgate's own.
     sources: Vec<(String, String)>,
 }
 
 impl Hidden {
     pub(super) fn of(config: &Config, set: &PolicySet) -> Self {
-        let mut hidden = Self::default();
-        for secret in set.stores().flat_map(|store| &store.secrets) {
-            for variable in secret.1.source.variables() {
-                hidden.sources.push((variable.to_owned(), secret.0.to_string()));
-            }
-        }
-        let proxy = config.upstream.proxy.as_ref().and_then(|proxy| proxy.credentials.as_ref());
-        for own in config.seal_key.iter().chain(proxy) {
-            if let SourceSpec::Env(variable) = own {
-                hidden.sources.push((variable.clone(), String::new()));
-            }
-        }
-        hidden
+        let variables = |(secret, source): (Option<&SecretName>, &SourceSpec)| {
+            let secret = secret.map(ToString::to_string).unwrap_or_default();
+            let variables = source.variables().into_iter();
+            variables.map(|name| (name.to_owned(), secret.clone())).collect::<Vec<_>>()
+        };
+        Self { sources: sources::of(config, set).flat_map(variables).collect() }
     }
 }
 

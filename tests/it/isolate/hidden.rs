@@ -31,6 +31,27 @@ async fn a_name_space_of_mounts_within_takes_nothing_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_operators_keys_are_neither_a_variable_nor_a_file() {
+    let Some(workshop) = Workshop::open(None) else { return };
+    let key = fresh_value("operator");
+    workshop.write("operators/key", &key);
+    let config = "audit: { file: audit/audit.jsonl }\n\
+        api: { keys: [{ env: OPERATORS }, { file: operators/key }] }\n";
+    workshop.write("tollgate.yaml", config);
+    let script = "env; cat operators/key";
+    let mut isolated = workshop.isolated(&[], &["sh", "-c", script]);
+    let mut beside = workshop.command(super::program());
+    beside.args(["run", "--", "sh", "-c", "env"]);
+    for command in [&mut isolated, &mut beside] {
+        command.env("OPERATORS", &key).env("COPY", &key);
+    }
+    for command in [isolated, beside] {
+        let said = workshop.run(command).await;
+        assert!(said.out.contains("SSL_CERT_FILE") && !said.out.contains(&key), "{said:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_folder_above_what_is_hidden_can_be_moved() {
     let Some(workshop) = Workshop::open(None) else { return };
     let policy = super::POLICY.replace("../secrets", "../../../secrets");
@@ -46,6 +67,23 @@ async fn no_folder_above_what_is_hidden_can_be_moved() {
     let said = workshop.run(workshop.isolated(&options, &["sh", "-c", script])).await;
     assert_eq!((said.out.as_str(), said.code), ("", Some(0)), "{said:?}");
     assert_eq!(said.err.matches("busy").count(), 8, "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_deep_in_the_working_folder_are_hidden() {
+    let Some(workshop) = Workshop::open(None) else { return };
+    let literal = format!("from: {{ value: {} }}", workshop.value);
+    let policy = super::POLICY.replace("from: { file: ../secrets/key }", &literal);
+    for name in ["sub/p.yaml", "q.yaml"] {
+        let policy = if name == "q.yaml" { "secretStores: {}\n" } else { &policy };
+        workshop.write(&format!("work/{name}"), policy);
+    }
+    let options = ["--config", "../tollgate.yaml", "--policies", "."];
+    let script = "cat mine sub/p.yaml q.yaml; find . -name '*.yaml' -size +0";
+    let mut command = workshop.isolated(&options, &["sh", "-c", script]);
+    command.current_dir(workshop.path("work"));
+    let said = workshop.run(command).await;
+    assert_eq!((said.out.as_str(), said.code), ("mine", Some(0)), "{said:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

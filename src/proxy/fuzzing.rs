@@ -93,7 +93,7 @@ impl Sandbox {
         let permit = self.permit(&Method::GET, host);
         let request = Request::new(());
         let still_allowed =
-            StillAllowed::request(&self.registry, &self.recognised, &permit, &request);
+            StillAllowed::request(self.registry.epoch(), &self.recognised, &permit, &request);
         let messages = Messages::of(&self.session, &permit, &still_allowed, Arc::default(), most);
         ClientMessages(messages.expect("a secret that is opted in"))
     }

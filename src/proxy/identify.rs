@@ -25,11 +25,11 @@ pub(super) fn recognise(client: &Client, headers: &HeaderMap) -> Result<Recognis
     if client.has_moved() { Err(moved()) } else { Ok(recognised) }
 }
 
-/// The denial for a connection that is older than its address's owner.
+/// The denial for a connection that is older than what it was recognised by.
 pub(super) fn moved() -> Denial {
     Denial::new(
         DenyReason::SandboxUnknown,
-        "the address belongs to another sandbox than when the connection was opened",
+        "the address belongs to another sandbox than when the connection was opened, or the sandbox to other addresses",
         "open a new connection",
     )
 }

@@ -48,7 +48,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ::http::{Method, Request, Response};
 use hyper::body::Incoming;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::host::{Destination, Scheme};
 use crate::introspect;
@@ -77,6 +77,8 @@ use tls::client_hello::ClientHello;
 
 /// One accepted connection, from its first byte to its last.
 async fn serve_connection(client: Arc<Client>, io: accept::Wire) {
+    // One that is refused has no request that would wait.
+    client.proxy.audit.admit().await;
     match client.entrance.kind {
         Kind::Explicit => serve_explicit(client, io).await,
         Kind::Redirected | Kind::Tproxy => {
@@ -124,8 +126,7 @@ async fn serve_transparent(
 
 /// What follows an answered CONNECT, or a redirected ClientHello, for as long as the policies allow it.
 async fn while_allowed(tunnel: &Tunnel, serving: impl Future<Output = Result<(), Denial>>) {
-    let registry = &tunnel.client.proxy.registry;
-    let mut still_allowed = StillAllowed::tunnel(registry, &tunnel.recognised, &tunnel.destination);
+    let mut still_allowed = StillAllowed::tunnel(tunnel);
     tokio::select! {
         biased;
         ended = serving => tunnel.ended(ended),
@@ -195,6 +196,7 @@ fn open_tunnel(
 ) -> Result<Response<AnswerBody>, Denial> {
     let destination = destination::of_connect(via, request)?;
     record.destination(&destination);
+    let epoch = via.client.proxy.registry.epoch();
     let recognised = via.recognise(request.headers())?;
     let session = recognised.sandbox.session()?;
     record.session(&recognised.sandbox, &session);
@@ -211,7 +213,7 @@ fn open_tunnel(
             Err(denial) => return Err(denial),
         }
     };
-    let tunnel = Tunnel::open(via, recognised, destination, refused)?;
+    let tunnel = Tunnel::open(via, epoch, recognised, destination, refused)?;
     via.open(Opened::Tunnel(Box::new(tunnel)));
     Ok(forward::tunnel_opened(record.take()))
 }
@@ -223,6 +225,7 @@ async fn carry(
     record: &mut Record,
 ) -> Result<Response<AnswerBody>, Denial> {
     let proxy = &via.client.proxy;
+    let epoch = proxy.registry.epoch();
     let recognised = via.recognise(request.headers())?;
     via.count(&recognised)?;
     let session = recognised.sandbox.session()?;
@@ -248,7 +251,7 @@ async fn carry(
     if destination::ends_here(&request) {
         return Ok(forward::own_answer(Response::new(bytes::Bytes::new()), record.take()));
     }
-    let still_allowed = StillAllowed::request(&proxy.registry, &recognised, &permit, &request);
+    let still_allowed = StillAllowed::request(epoch, &recognised, &permit, &request).on(via);
     let signing = sign::asked(&session, &permit, &recognised, via, &mut request)?;
     let asked = scrub::Asked {
         via,
@@ -298,11 +301,15 @@ enum Opened {
 /// An answered CONNECT, or a redirected connection with TLS.
 struct Tunnel {
     client: Arc<Client>,
+    /// Of the policies, taken before it was decided.
+    epoch: watch::Receiver<u64>,
     recognised: Recognised,
     destination: Destination,
     refused: Option<Denial>,
     /// How it is called in the audit before its first request.
     protocol: &'static str,
+    /// How many requests its connection had begun before.
+    requests_before: u32,
     /// Counts against the sandbox's connections until the tunnel ends.
     _slot: OwnedSemaphorePermit,
 }
@@ -311,24 +318,38 @@ impl Tunnel {
     /// Keeps the connection's slot, or takes one of the sandbox's.
     fn open(
         via: &Via,
+        epoch: watch::Receiver<u64>,
         recognised: Recognised,
         destination: Destination,
         refused: Option<Denial>,
     ) -> Result<Self, Denial> {
         let slot = via.take_slot().map_or_else(|| recognised.sandbox.connect(), Ok)?;
         let client = via.client.clone();
-        Ok(Self { client, recognised, destination, refused, protocol: "connect", _slot: slot })
+        Ok(Self {
+            requests_before: client.activity.requests(),
+            client,
+            epoch,
+            recognised,
+            destination,
+            refused,
+            protocol: "connect",
+            _slot: slot,
+        })
     }
 
-    /// Records what has no request to be recorded with. A CONNECT was recorded by itself.
+    /// Records what has no request to be recorded with.
     fn ended(&self, ended: Result<(), Denial>) {
-        let unheard =
-            self.protocol == transparent::PROTOCOL && !self.client.activity.had_requests();
-        match (ended, &self.refused) {
-            (_, Some(refused)) if unheard => self.refused(refused),
-            (Err(denial), _) => self.refused(&denial),
-            (Ok(()), _) => {}
+        match ended {
+            Err(denial) if self.untold().is_none() => self.refused(&denial),
+            // The untold denial is recorded with the drop.
+            Err(_) | Ok(()) => {}
         }
+    }
+
+    /// The denial that waits inside for a request, as long as none has come.
+    fn untold(&self) -> Option<&Denial> {
+        let heard = self.client.activity.requests() != self.requests_before;
+        self.refused.as_ref().filter(|_| !heard)
     }
 
     /// The inside, once it is known what is spoken there.
@@ -339,6 +360,15 @@ impl Tunnel {
             recognised: Some(self.recognised.clone()),
             refused: self.refused.clone(),
             ..Via::outer(self.client.clone())
+        }
+    }
+}
+
+impl Drop for Tunnel {
+    /// However it ends, by a silent client's own hand or by being cut: what was denied is recorded.
+    fn drop(&mut self) {
+        if let Some(denial) = self.untold() {
+            self.refused(denial);
         }
     }
 }

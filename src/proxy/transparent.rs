@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use rustls::AlertDescription;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::accept::Wire;
 use super::destination::Origin;
@@ -22,6 +22,8 @@ use crate::session::{Recognised, Sandbox};
 /// A connection whose sandbox is known.
 pub(super) struct Arrived {
     client: Arc<Client>,
+    /// Of the policies, taken before anything was decided.
+    epoch: watch::Receiver<u64>,
     recognised: Recognised,
     /// The address as a name, and the port.
     original: Destination,
@@ -38,6 +40,7 @@ pub(super) struct Refused {
 
 /// Who it is, and what it was on its way to.
 pub(super) fn arrive(client: &Arc<Client>, io: &Wire) -> Result<Arrived, Box<Refused>> {
+    let epoch = client.proxy.registry.epoch();
     let original = original_destination(client, io);
     let shown = original.as_ref().ok().cloned();
     let refused =
@@ -47,7 +50,7 @@ pub(super) fn arrive(client: &Arc<Client>, io: &Wire) -> Result<Arrived, Box<Ref
     let known = |denial| refused(Some(sandbox.clone()), denial);
     let original = original.map_err(known)?;
     let slot = sandbox.session().and_then(|_session| sandbox.connect()).map_err(known)?;
-    Ok(Arrived { client: client.clone(), recognised, original, slot })
+    Ok(Arrived { client: client.clone(), epoch, recognised, original, slot })
 }
 
 /// The connection with its ClientHello becomes a tunnel to the host that the hello names. The denial of a host is told inside TLS, as long
@@ -105,7 +108,9 @@ impl Arrived {
 
     fn into_tunnel(self, destination: Destination, refused: Option<Denial>) -> Tunnel {
         Tunnel {
+            requests_before: self.client.activity.requests(),
             client: self.client,
+            epoch: self.epoch,
             recognised: self.recognised,
             destination,
             refused,

@@ -223,21 +223,25 @@ impl Registry {
             .load()
             .as_ref()
             .is_some_and(|session| session.proxy_token().matches(password));
-        let agrees = |other: &Arc<Sandbox>| Arc::ptr_eq(other, sandbox);
-        let right_place = match index.place(caller.source, caller.listener)? {
-            Some(known) => agrees(&known.sandbox),
-            None => true,
-        };
-        let right_sidecar = index.only.as_ref().is_none_or(agrees);
-        if right_password
-            && right_place
-            && right_sidecar
-            && index.is_at_its_source(sandbox, caller.source)
-        {
+        let right_place = index.may_be_at(sandbox, caller.source, caller.listener)
+            && index.is_at_its_source(sandbox, caller.source);
+        let right_sidecar = index.only.as_ref().is_none_or(|only| Arc::ptr_eq(only, sandbox));
+        if right_password && right_place && right_sidecar {
             Ok(Recognised { sandbox: sandbox.clone(), proven: true })
         } else {
             Err(unknown())
         }
+    }
+
+    /// Whether a sandbox that was recognised may still be at a place.
+    #[must_use]
+    pub fn may_be_at(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        source: Option<IpAddr>,
+        listener: Option<&SandboxId>,
+    ) -> bool {
+        self.index.load().may_be_at(sandbox, source, listener)
     }
 
     /// Whose an address is at a listener, if it can be told without credentials.
@@ -300,6 +304,20 @@ impl Index {
                 Ok(Some(Recognised { sandbox: bound.clone(), proven: source.is_none() }))
             }
             Some(_) | None => Err(unknown()),
+        }
+    }
+
+    /// Whether a place is the sandbox's, or nobody's while it has no sources elsewhere.
+    fn may_be_at(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        source: Option<IpAddr>,
+        listener: Option<&SandboxId>,
+    ) -> bool {
+        match self.place(source, listener) {
+            Ok(Some(known)) => Arc::ptr_eq(&known.sandbox, sandbox),
+            Ok(None) => self.is_at_its_source(sandbox, source),
+            Err(_unknown) => false,
         }
     }
 

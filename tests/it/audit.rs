@@ -1,10 +1,12 @@
 //! One event per request and per refused connection, whatever the sandbox does, and nothing of its in the wrong place.
 
+use std::time::Duration;
+
 use http::Request;
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::support::{Protocol, Tollgate, Upstream, full};
+use crate::support::{Protocol, Tollgate, Upstream, full, read_all};
 
 const POLICY: &str = r#"
 secretStores:
@@ -148,5 +150,40 @@ async fn a_load_and_a_refused_load_of_policies_are_events() {
         .map(|event| (event["event"].clone(), event["verdict"].clone()))
         .collect();
     assert_eq!(verdicts, [(json!("policy"), json!("allow")), (json!("policy"), json!("deny"))]);
+    tollgate.finish().await;
+}
+
+/// A pipe that nobody reads stands for a disk that is too slow.
+#[tokio::test]
+async fn a_connection_that_would_be_refused_waits_too_while_the_audit_is_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+    let mut reader = std::fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+    let config = json!({
+        "audit": { "file": pipe },
+        "listen": { "transparent": ["127.0.0.1:0"] },
+        "limits": { "auditQueue": "64KiB" },
+    });
+    let tollgate = Tollgate::describe(POLICY, &[]).config(config).start().await;
+    std::fs::write(tollgate.folder().join("audit.jsonl"), "").unwrap();
+    // Nothing has redirected it here: it is refused before its first byte.
+    let refused = async || {
+        let listener = tollgate.server().transparent()[0];
+        let mut io = tollgate.sandbox("sb-test").dial_at(listener).await;
+        let (_, ended) = read_all(&mut io, Duration::from_millis(500)).await;
+        (!ended).then_some(io)
+    };
+    let mut waiting = None;
+    for _ in 0..5_000 {
+        waiting = refused().await;
+        if waiting.is_some() {
+            break;
+        }
+    }
+    let mut waiting = waiting.expect("a connection that waits for room");
+    let read = std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+    assert!(read_all(&mut waiting, crate::support::SOON).await.1, "it goes on once there is room");
+    assert!(!read.is_finished());
     tollgate.finish().await;
 }

@@ -4,7 +4,7 @@ use http::Request;
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::support::{Protocol, Tollgate, Upstream, full};
+use crate::support::{Protocol, SOON, Tollgate, Upstream, full, read_all};
 
 const POLICY: &str = r#"
 secretStores:
@@ -185,4 +185,21 @@ async fn absolute_https_and_origin_form_are_refused_with_advice() {
         );
     }
     tollgate.finish().await;
+}
+
+#[tokio::test]
+async fn a_refusal_that_waits_inside_the_tunnel_is_recorded_although_nobody_asks_there() {
+    let config = json!({ "denials": "inside", "limits": { "idleTimeout": "300ms", "headerTimeout": "100ms" } });
+    let tollgate = Tollgate::describe(POLICY, &[]).config(config).start().await;
+    let sandbox = tollgate.sandbox("sb-test");
+    for protocol in [Protocol::H1, Protocol::H2] {
+        let hung_up = sandbox.tls("evil.example.net", protocol).await;
+        drop(hung_up);
+    }
+    let mut silent = sandbox.tls("evil.example.net", Protocol::H1).await;
+    assert!(read_all(&mut silent, SOON).await.1, "it is cut");
+    let events = tollgate.finish().await;
+    let refused = events.iter().filter(|event| event["reason"] == "host_not_allowed");
+    let refused: Vec<_> = refused.map(|event| (&event["event"], &event["protocol"])).collect();
+    assert_eq!(refused, [(&json!("connection"), &json!("connect")); 3], "{events:#?}");
 }

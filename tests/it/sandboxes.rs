@@ -124,6 +124,23 @@ async fn an_address_that_moves_to_another_sandbox_takes_no_connection_along() {
     tollgate.finish().await;
 }
 
+#[tokio::test]
+async fn a_sandbox_that_is_given_sources_keeps_no_tunnel_from_elsewhere() {
+    let upstream = upstream().await;
+    let tollgate = Tollgate::with(POLICY, &[&upstream]).await;
+    let c = tollgate.sandbox("sb-c");
+    let elsewhere = c.dialling_from(ip("127.2.0.1")).showing_credentials(true);
+    let mut moved = elsewhere.connect("a.example.com:443").await.unwrap();
+    let given = "sb-c: { secretStores: [a], sources: [127.3.0.0/16] }";
+    tollgate.reload(&POLICY.replace("sb-c: { secretStores: [a] }", given)).unwrap();
+    assert!(read_all(&mut moved, crate::support::SOON).await.1, "it is at none of the sources");
+    let answer = elsewhere.get("https://a.example.com/").await;
+    assert_eq!((answer.status, answer.reason()), (407, "sandbox_unknown"));
+    let events = tollgate.finish().await;
+    let cut = events.iter().find(|event| event["event"] == "connection");
+    assert_eq!(cut.expect("an event of the tunnel")["reason"], "sandbox_unknown", "{events:#?}");
+}
+
 /// Behind a load balancer at 127.0.0.1, which is the first of the addresses.
 async fn balanced(upstream: &Upstream) -> Tollgate {
     let listen = json!({ "proxyProtocol": { "from": ["127.0.0.1", "127.9.0.0/16"] } });

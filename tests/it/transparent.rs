@@ -99,6 +99,34 @@ fn what_is_denied_is_told_inside_tls_and_each_sandbox_has_its_own_policy() {
 }
 
 #[test]
+fn what_is_denied_is_recorded_although_its_client_shakes_hands_and_is_silent() {
+    namespace::run(async || {
+        let upstream = Upstream::https("api.example.com").await;
+        let config = json!({
+            "listen": { "transparent": ["127.0.0.1:0"] },
+            "limits": { "headerTimeout": "200ms" },
+        });
+        let tollgate = Tollgate::describe(POLICY, &[&upstream]).config(config).start().await;
+        namespace::redirect("ip daddr 198.51.100.0/24", tollgate.server().transparent()[0].port());
+        let a = tollgate.sandbox("sb-a").dialling_from("10.0.0.5".parse().unwrap());
+        let io = a.dial_at(SOMEWHERE).await;
+        let mut silent = a.tls_over(io, "docs.example.com", &[b"http/1.1"]).await.unwrap();
+        assert!(read_all(&mut silent, crate::support::SOON).await.1, "it is cut");
+        let event = tollgate.event().await;
+        assert_eq!(
+            (&event["event"], &event["reason"], &event["host"], &event["protocol"]),
+            (
+                &json!("connection"),
+                &json!("host_not_allowed"),
+                &json!("docs.example.com"),
+                &json!("transparent")
+            )
+        );
+        tollgate.finish().await;
+    });
+}
+
+#[test]
 fn an_address_of_nobody_is_closed_and_recorded() {
     namespace::run(async || {
         let Bed { tollgate, a, .. } = Bed::start().await;

@@ -75,6 +75,11 @@ impl Client {
         }
     }
 
+    /// Whether a sandbox that was recognised on this connection may still be where it comes from.
+    pub(in crate::proxy) fn may_be(&self, sandbox: &Arc<Sandbox>) -> bool {
+        self.proxy.registry.may_be_at(sandbox, self.source, self.entrance.sandbox.as_ref())
+    }
+
     /// Resolves once the connection must end, whatever it does.
     pub(super) async fn cut(&self) -> &'static str {
         tokio::select! {
@@ -146,9 +151,9 @@ impl Activity {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Whether any request came.
-    pub(in crate::proxy) fn had_requests(&self) -> bool {
-        self.requests.load(Ordering::Relaxed) > 0
+    /// How many requests have begun.
+    pub(in crate::proxy) fn requests(&self) -> u32 {
+        self.requests.load(Ordering::Relaxed)
     }
 
     pub(in crate::proxy) fn multiplexed(&self) {

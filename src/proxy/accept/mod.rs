@@ -148,6 +148,7 @@ impl Arrived {
             Some(Err(error)) => {
                 tracing::debug!(%error, peer = %self.peer, "a load balancer does not say who the client is");
                 let client = Client::arrived(proxy, self.peer, self.listener, &self.entrance, None);
+                proxy.audit.admit().await;
                 return client.refused(&unintroduced());
             }
         };

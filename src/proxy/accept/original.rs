@@ -13,26 +13,25 @@ use super::Kind;
 
 /// Asks for the original destination. An error means that nothing redirected the connection.
 pub(super) fn of(tcp: &TcpStream, kind: Kind) -> io::Result<SocketAddr> {
-    let local = tcp.local_addr()?;
-    let original = match kind {
-        Kind::Tproxy => local,
-        Kind::Explicit | Kind::Redirected => redirected(tcp, local)?,
-    };
-    if kind == Kind::Redirected && original == local {
-        return Err(io::ErrorKind::AddrNotAvailable.into());
+    // A socket of both families has an IPv4 client under a mapped address.
+    let local = canonical(tcp.local_addr()?);
+    if kind == Kind::Tproxy {
+        return Ok(local);
     }
-    Ok(SocketAddr::new(original.ip().to_canonical(), original.port()))
+    let socket = SockRef::from(tcp);
+    let original =
+        if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() }?;
+    elsewhere(original.as_socket(), local)
 }
 
-fn redirected(tcp: &TcpStream, local: SocketAddr) -> io::Result<SocketAddr> {
-    let socket = SockRef::from(tcp);
-    // A socket of both families has an IPv4 client under a mapped address.
-    let original = if local.ip().to_canonical().is_ipv4() {
-        socket.original_dst_v4()?
-    } else {
-        socket.original_dst_v6()?
-    };
-    original.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))
+/// The original destination, unless it is where the connection is: then nothing has rewritten it.
+fn elsewhere(original: Option<SocketAddr>, local: SocketAddr) -> io::Result<SocketAddr> {
+    let original = original.map(canonical).filter(|original| *original != local);
+    original.ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}
+
+const fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// Binds a listener that accepts connections to every address (IP_TRANSPARENT, for which CAP_NET_ADMIN is needed).
@@ -52,3 +51,22 @@ pub(super) fn bind_tproxy(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Connections that wait in the kernel; as many as the other listeners have.
 const BACKLOG: i32 = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_of_both_families_that_is_called_by_its_own_address_was_not_redirected_to() {
+        let at = |address: &str| address.parse::<SocketAddr>().unwrap();
+        for (original, local) in [
+            ("127.0.0.1:3129", "127.0.0.1:3129"),
+            ("127.0.0.1:3129", "[::ffff:127.0.0.1]:3129"),
+            ("[::1]:3129", "[::1]:3129"),
+        ] {
+            assert!(elsewhere(Some(at(original)), canonical(at(local))).is_err(), "{local}");
+        }
+        let (mapped, local) = (at("[::ffff:198.51.100.7]:443"), at("127.0.0.1:3129"));
+        assert_eq!(elsewhere(Some(mapped), local).unwrap(), at("198.51.100.7:443"));
+    }
+}

@@ -108,7 +108,8 @@ pub struct Event {
     /// The path as sent, without the query, bounded.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub path: String,
-    /// How the client speaks: `http/1.1`, `h2`, `connect`, with `+tls` inside TLS, `dns/udp`, `dns/tcp`.
+    /// How the client speaks: `http/1.0`, `http/1.1` or `h2`, with `+tls` inside TLS; `dns/udp` or `dns/tcp`. Before its first request: `connect`
+    /// in a tunnel, `transparent` on a redirected connection, and left out where nothing is known yet.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub protocol: &'static str,
     /// Allowed or denied.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
 use ipnet::IpNet;
+use tokio::sync::Semaphore;
 
 use crate::activation::{ActivationError, Inherited};
 use crate::audit::{Audit, Event, Observe};
@@ -25,8 +26,8 @@ use crate::proxy::tls::roots::PlatformRoots;
 use crate::proxy::tls::seal_key::{self, SealKeyError};
 use crate::proxy::tls::upstream::{UpstreamTls, UpstreamTlsError};
 use crate::proxy::{
-    Connector, Entrance, Kind, Listening, Mark, Proxy, ResolverError, TokenPost, UpstreamProxy,
-    is_user_and_password,
+    Callers, Connector, Entrance, Kind, Listening, Mark, Proxy, ResolverError, TokenPost,
+    UpstreamProxy, is_user_and_password,
 };
 use crate::secret::{SandboxId, SealKey, SecretName, SourceSpec};
 use crate::session::{Bounds, Registry, RegistryError, Session};
@@ -146,6 +147,7 @@ impl Server {
             upstream_tls,
             connector,
             limits: config.limits.clone(),
+            slots: Arc::new(Semaphore::new(config.limits.connections as usize)),
             tasks: tasks.clone(),
             denials: config.denials,
             introspection,
@@ -221,12 +223,8 @@ impl Server {
         kind: Kind,
         sandbox: &SandboxId,
     ) -> std::io::Result<()> {
-        let entrance = Entrance {
-            kind,
-            sandbox: Some(sandbox.clone()),
-            exclusive: true,
-            balancers: Arc::default(),
-        };
+        let callers = Callers::Alone(sandbox.clone());
+        let entrance = Entrance { kind, callers, balancers: Arc::default() };
         let listening = Listening::handed_over(listener, entrance)?;
         drop(self.proxy.tasks.spawn(listening.run(self.proxy.clone())));
         Ok(())
@@ -354,8 +352,8 @@ async fn bind_all(
             if let Some(id) = sandbox.as_ref().filter(|id| !registry.contains(id)) {
                 return Err(StartError::ListenerSandbox(*address, id.clone()));
             }
-            let (sandbox, balancers) = (sandbox.clone(), balancers.clone());
-            let entrance = Entrance { kind, sandbox, exclusive: false, balancers };
+            let callers = sandbox.clone().map_or(Callers::Any, Callers::Of);
+            let entrance = Entrance { kind, callers, balancers: balancers.clone() };
             let bound = match inherited.tcp(*address) {
                 Some(listener) => Listening::handed_over(listener, entrance),
                 None => Listening::bind(*address, entrance).await,

@@ -55,7 +55,7 @@ use crate::introspect;
 use crate::policy::{Denial, decide_connect, decide_request};
 use crate::session::Recognised;
 
-pub use accept::{Client, Entrance, Kind, Listening};
+pub use accept::{Callers, Client, Entrance, Kind, Listening};
 pub use chain::{UpstreamProxy, is_user_and_password};
 pub use connect::{Connector, ResolverError};
 pub use forward::{AnswerBody, BodyCut};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use dashmap::DashMap;
 use foldhash::fast::RandomState;
+use tokio::sync::Semaphore;
 
 use super::connect::Connector;
 use super::h1::HeadLimits;
@@ -34,6 +35,8 @@ pub struct Proxy {
     pub connector: Connector,
     /// What is bounded, and by how much.
     pub limits: Limits,
+    /// What is left of [`Limits::connections`], for all listeners together.
+    pub slots: Arc<Semaphore>,
     /// Where tasks are spawned.
     pub tasks: Tasks,
     /// Whether a refused CONNECT is answered inside its tunnel.

@@ -1,6 +1,7 @@
 //! Secrets that the proxy adds by itself: the sandbox sends nothing and cannot choose.
 
 use http::Request;
+use serde_json::json;
 
 use crate::support::{Tollgate, Upstream, full};
 
@@ -55,6 +56,22 @@ async fn a_caller_of_a_shared_listener_without_credentials_gets_none() {
     let request = Request::post("https://api.example.com/v1/charges").body(full("")).unwrap();
     let answer = tollgate.sandbox("sb-test").showing_credentials(false).send(request).await;
     assert_eq!((answer.status, answer.reason()), (403, "secret_unavailable"));
+    assert_eq!(upstream.connections(), 0);
+    tollgate.finish().await;
+}
+
+#[tokio::test]
+async fn a_caller_that_reaches_an_open_listener_by_loopback_gets_none_either() {
+    let upstream = Upstream::https("api.example.com").await;
+    let listen = json!({ "listen": { "explicit": ["0.0.0.0:0", "[::]:0"], "nonLocal": true } });
+    let tollgate = Tollgate::describe(POLICY, &[&upstream]).config(listen).start().await;
+    for listener in tollgate.server().explicit() {
+        let caller = tollgate.sandbox("sb-test").showing_credentials(false);
+        let caller = caller.through(([127, 0, 0, 1], listener.port()).into());
+        let request = Request::post("https://api.example.com/v1/charges").body(full("")).unwrap();
+        let answer = caller.send(request).await;
+        assert_eq!((answer.status, answer.reason()), (403, "secret_unavailable"), "{listener}");
+    }
     assert_eq!(upstream.connections(), 0);
     tollgate.finish().await;
 }

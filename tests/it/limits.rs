@@ -168,6 +168,30 @@ async fn a_sandbox_has_so_many_connections_and_another_is_not_touched() {
 }
 
 #[tokio::test]
+async fn all_listeners_together_have_so_many_connections() {
+    let upstream = Upstream::https("api.example.com").await;
+    let tollgate = Tollgate::describe(POLICY, &[&upstream])
+        .config(json!({
+            "limits": { "connections": 2 },
+            "listen": { "explicit": ["127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"] },
+        }))
+        .start()
+        .await;
+    let through =
+        |nth: usize| tollgate.sandbox("sb-test").through(tollgate.server().explicit()[nth]);
+    let (one, two, three) = (through(0), through(1), through(2));
+    let held = one.connect("api.example.com:443").await.unwrap();
+    let also_held = two.connect("api.example.com:443").await.unwrap();
+    let waits = tokio::spawn(async move { three.get("https://api.example.com/").await.status });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!waits.is_finished(), "a third connection is served");
+    drop(held);
+    assert_eq!(tokio::time::timeout(SOON, waits).await.expect("its turn").unwrap(), 200);
+    drop(also_held);
+    tollgate.finish().await;
+}
+
+#[tokio::test]
 async fn an_upstream_that_never_answers_is_504() {
     let upstream = Upstream::https("api.example.com")
         .handler(|_request| async {

@@ -17,7 +17,7 @@ pub struct Client {
     /// The same as text, for the events.
     pub(in crate::proxy) name: Arc<str>,
     pub(in crate::proxy) entrance: Arc<Entrance>,
-    /// Any process of the machine can reach the listener.
+    /// Any process of the machine could have opened it.
     pub(in crate::proxy) shared_loopback: bool,
     pub(in crate::proxy) activity: Arc<Activity>,
     /// The address, where it says something.
@@ -38,15 +38,17 @@ impl Client {
     ) -> Self {
         // A listener of both families shows an IPv4 client under a mapped address.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let source = (!entrance.exclusive).then(|| peer.ip());
+        let exclusive = entrance.callers.are_alone();
+        let source = (!exclusive).then(|| peer.ip());
+        let by_loopback = listener.ip().to_canonical().is_loopback() || peer.ip().is_loopback();
         Self {
             proxy: proxy.clone(),
             peer,
             name: peer.to_string().into(),
             entrance: entrance.clone(),
-            shared_loopback: listener.ip().is_loopback() && !entrance.exclusive,
+            shared_loopback: by_loopback && !exclusive,
             activity: Arc::default(),
-            owner: proxy.registry.owner(source, entrance.sandbox.as_ref()),
+            owner: proxy.registry.owner(source, entrance.callers.sandbox()),
             source,
             meant,
         }
@@ -62,12 +64,12 @@ impl Client {
         &'a self,
         credentials: Option<(&'a str, &'a [u8])>,
     ) -> Caller<'a> {
-        Caller { source: self.source, listener: self.entrance.sandbox.as_ref(), credentials }
+        Caller { source: self.source, listener: self.entrance.callers.sandbox(), credentials }
     }
 
     /// Whether the address belongs to another sandbox than when the connection came: then it is nobody's.
     pub(in crate::proxy) fn has_moved(&self) -> bool {
-        let owner = self.proxy.registry.owner(self.source, self.entrance.sandbox.as_ref());
+        let owner = self.proxy.registry.owner(self.source, self.entrance.callers.sandbox());
         match (&self.owner, &owner) {
             (None, None) => false,
             (Some(then), Some(now)) => !Arc::ptr_eq(then, now),
@@ -77,7 +79,7 @@ impl Client {
 
     /// Whether a sandbox that was recognised on this connection may still be where it comes from.
     pub(in crate::proxy) fn may_be(&self, sandbox: &Arc<Sandbox>) -> bool {
-        self.proxy.registry.may_be_at(sandbox, self.source, self.entrance.sandbox.as_ref())
+        self.proxy.registry.may_be_at(sandbox, self.source, self.entrance.callers.sandbox())
     }
 
     /// Resolves once the connection must end, whatever it does.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::seldom::seldom;
 use super::{Proxy, serve_connection};
@@ -35,12 +35,36 @@ pub struct Listening {
 pub struct Entrance {
     /// How connections come to it.
     pub kind: Kind,
-    /// The sandbox to which all that comes in belongs, if it is one alone.
-    pub sandbox: Option<SandboxId>,
-    /// Nobody but that sandbox can reach it, such as in a network namespace of its own.
-    pub exclusive: bool,
+    /// Who can be the one that connects.
+    pub callers: Callers,
     /// The load balancers that say who the client is.
     pub balancers: Arc<[IpNet]>,
+}
+
+/// Who can be the one that connects to a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Callers {
+    /// Any sandbox; addresses and credentials tell them apart.
+    Any,
+    /// This sandbox, and whoever else can reach the address and must then be refused.
+    Of(SandboxId),
+    /// This sandbox and nobody else, such as in a network namespace of its own: addresses say nothing.
+    Alone(SandboxId),
+}
+
+impl Callers {
+    /// The sandbox to which all that comes in belongs, if it is one.
+    #[must_use]
+    pub const fn sandbox(&self) -> Option<&SandboxId> {
+        match self {
+            Self::Any => None,
+            Self::Of(sandbox) | Self::Alone(sandbox) => Some(sandbox),
+        }
+    }
+
+    const fn are_alone(&self) -> bool {
+        matches!(self, Self::Alone(_))
+    }
 }
 
 /// How connections come to a listener.
@@ -90,18 +114,24 @@ impl Listening {
         self.entrance.kind
     }
 
-    /// Serves until shutdown begins. A connection above the limit waits in the kernel's queue; a failed accept is logged and the loop goes on.
+    /// Serves until shutdown begins. Of the connections above the limit one waits here, without a byte of it read, and the others in the
+    /// kernel's queue; a failed accept is logged and the loop goes on.
     pub async fn run(self, proxy: Arc<Proxy>) {
-        let slots = Arc::new(Semaphore::new(proxy.limits.connections as usize));
+        let accept = async || {
+            let accepted = self.listener.accept().await;
+            // Afterwards: a listener to which nobody comes keeps no slot from the others.
+            let slot = proxy.slots.clone().acquire_owned().await;
+            (accepted, slot)
+        };
         loop {
-            let Ok(slot) = slots.clone().acquire_owned().await else { return };
             let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
+                accepted = accept() => accepted,
                 () = proxy.tasks.closed() => return,
             };
             match accepted {
-                Ok((tcp, peer)) => self.take(tcp, peer, &proxy, slot),
-                Err(error) => {
+                (_, Err(_closed)) => return,
+                (Ok((tcp, peer)), Ok(slot)) => self.take(tcp, peer, &proxy, slot),
+                (Err(error), Ok(_)) => {
                     tracing::warn!(%error, listener = %self.address, "a connection could not be accepted");
                     tokio::time::sleep(AFTER_FAILED_ACCEPT).await;
                 }
@@ -114,7 +144,7 @@ impl Listening {
         tcp: TcpStream,
         peer: SocketAddr,
         proxy: &Arc<Proxy>,
-        slot: tokio::sync::OwnedSemaphorePermit,
+        slot: OwnedSemaphorePermit,
     ) {
         if let Err(error) = tcp.set_nodelay(true) {
             tracing::debug!(%error, %peer, "TCP_NODELAY is not set");

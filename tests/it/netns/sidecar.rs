@@ -27,7 +27,8 @@ struct Pod {
 }
 
 impl Pod {
-    async fn start() -> Self {
+    /// With the shipped policy after this change.
+    async fn start(change: impl Fn(String) -> String) -> Self {
         sweep();
         let [pod, internet] = ["pod", "inet"].map(Namespace::new);
         super::rig::link(&internet, "eth0", &pod, "eth0");
@@ -45,7 +46,7 @@ impl Pod {
         let dns = DnsStub::on(internet.udp(server), internet.listen(server));
         dns.set("api.anthropic.com", &API);
         let (folder, value) = (tempfile::tempdir().unwrap(), fresh_value("key"));
-        write_files(folder.path());
+        write_files(folder.path(), change);
         let mut command = as_user(&pod, TOLLGATE, env!("CARGO_BIN_EXE_tollgate"));
         command
             .args(["serve", "--config", "tollgate.yaml", "--sandbox", "sb-pod"])
@@ -67,9 +68,30 @@ impl Pod {
         (output.status.success(), String::from_utf8_lossy(&text).into_owned())
     }
 
+    /// What the policy allows, by both families.
+    async fn upstream(&self) -> Upstream {
+        let api = Upstream::https("api.anthropic.com");
+        let api = api.at(self.internet.listen(address(0, 443))).await;
+        api.also_at(self.internet.listen(address(1, 443)));
+        api
+    }
+
+    /// The sandbox's variables, and its trust in the authority, as the init container fetches them.
+    fn environment(&self) -> String {
+        let (fine, environment) = self.curl(&["-f", "http://tollgate.internal/env"]);
+        assert!(fine && !environment.contains("PROXY"), "{environment}");
+        let (_, ca) = self.curl(&["-f", "http://tollgate.internal/ca.pem"]);
+        std::fs::write(self.folder.path().join("public.pem"), ca).unwrap();
+        environment
+    }
+
     fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default()
     }
+}
+
+fn address(nth: usize, port: u16) -> SocketAddr {
+    SocketAddr::new(API[nth].parse().unwrap(), port)
 }
 
 /// A program in the pod, as a user without any capability.
@@ -89,7 +111,7 @@ fn as_user(pod: &Namespace, user: &str, program: &str) -> Command {
 }
 
 /// The two files of the ConfigMap, with this machine's paths and the tests' roots and name server.
-fn write_files(folder: &Path) {
+fn write_files(folder: &Path, change: impl Fn(String) -> String) {
     use std::os::unix::fs::{PermissionsExt as _, chown};
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/kubernetes/sidecar.yaml");
     let shipped = std::fs::read_to_string(shipped).unwrap();
@@ -105,7 +127,7 @@ fn write_files(folder: &Path) {
     merge(&mut config, own);
     let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
     write("tollgate.yaml", &config.to_string());
-    write("policy.yaml", map["data"]["policy.yaml"].as_str().unwrap());
+    write("policy.yaml", &change(map["data"]["policy.yaml"].as_str().unwrap().to_owned()));
     write("upstreams.pem", authority_pem());
     // Others may pass through it, to the authority's certificate; only Tollgate's user may write.
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -118,15 +140,9 @@ async fn a_pod_reaches_its_hosts_through_its_sidecar_and_nothing_else() {
     if !Rig::possible() {
         return;
     }
-    let pod = Pod::start().await;
-    let address = |nth: usize, port| SocketAddr::new(API[nth].parse().unwrap(), port);
-    let api = Upstream::https("api.anthropic.com").at(pod.internet.listen(address(0, 443))).await;
-    api.also_at(pod.internet.listen(address(1, 443)));
-    // As the init container fetches them.
-    let (fine, environment) = pod.curl(&["-f", "http://tollgate.internal/env"]);
-    assert!(fine && !environment.contains("PROXY"), "{environment}");
-    let (_, ca) = pod.curl(&["-f", "http://tollgate.internal/ca.pem"]);
-    std::fs::write(pod.folder.path().join("public.pem"), ca).unwrap();
+    let pod = Pod::start(|policy| policy).await;
+    let api = pod.upstream().await;
+    let environment = pod.environment();
     let token =
         environment.split("ANTHROPIC_API_KEY='").nth(1).unwrap().split('\'').next().unwrap();
     for family in ["-4", "-6"] {
@@ -195,4 +211,37 @@ except OSError as error:
     }
     let log = pod.read("log") + &pod.read("audit.jsonl");
     assert!(!log.contains(&pod.value) && !log.contains(" ERROR "), "{log}");
+}
+
+/// Redirected connections come from the pod's own addresses; what Tollgate adds by itself is for callers that it knows by those.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_is_added_for_a_pod_that_is_known_by_its_addresses_only() {
+    if !Rig::possible() {
+        return;
+    }
+    let injecting = |policy: String| {
+        let by_itself = "inject: { header: x-api-key, format: \"{value}\" }";
+        let changed = policy.replace("headers: [x-api-key]", by_itself);
+        assert_ne!(policy, changed);
+        changed
+    };
+    let sourced = |policy: String| {
+        let sources = "secretStores: [agent-keys], sources: [45.90.0.0/24, \"2a01:90::/64\"]";
+        injecting(policy.replace("secretStores: [agent-keys]", sources))
+    };
+    let pod = Pod::start(sourced).await;
+    let api = pod.upstream().await;
+    pod.environment();
+    for family in ["-4", "-6"] {
+        let (fine, said) = pod.curl(&[family, "-f", "https://api.anthropic.com/v1"]);
+        assert!(fine, "{family}: {said}\n{}", pod.read("log"));
+        assert_eq!(api.requests().pop().unwrap().header("x-api-key").unwrap(), pod.value);
+    }
+    drop((pod, api));
+    let pod = Pod::start(injecting).await;
+    let api = pod.upstream().await;
+    pod.environment();
+    let (_, told) = pod.curl(&["https://api.anthropic.com/v1"]);
+    assert!(told.contains("secret_unavailable"), "{told}");
+    assert_eq!(api.requests().len(), 0);
 }

@@ -202,7 +202,7 @@ impl Reachable {
         if self.devices.contains(&status.st_dev) || self.mounts.contains(&mount_of(found)?) {
             return Ok(());
         }
-        let own = own_sockets::bound_to(status.st_dev, status.st_ino);
+        let own = own_sockets::bound_to(found);
         if own.map_err(|error| errno(&error))? { Ok(()) } else { Err(Errno::ACCESS) }
     }
 }

@@ -1,4 +1,4 @@
-//! The system calls that no safe wrapper offers: leaving name spaces, marking descriptors, and seccomp with a listener.
+//! The system calls that no safe wrapper offers: leaving name spaces, marking descriptors, a socket's file, and seccomp with a listener.
 //!
 //! This is the only file with unsafe code. Each function is one system call on memory that it owns or borrows, in a process that the
 //! caller promises to be single-threaded where that matters.
@@ -105,6 +105,18 @@ pub(super) fn answer(listener: BorrowedFd<'_>, call: &Call, result: Result<(), i
     let mut answer = libc::seccomp_notif_resp { id: call.id, val: 0, error, flags: 0 };
     // SAFETY: the kernel reads one such structure. It fails only where the caller has gone away.
     unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) };
+}
+
+/// The file that a socket is bound to. Takes power over the socket's network name space.
+pub(super) fn file_of(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const SIOCUNIXFILE: libc::Ioctl = 0x89e0;
+    // SAFETY: takes no memory.
+    let file = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCUNIXFILE) };
+    if file < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(file) })
 }
 
 /// Connects a socket to an address as a program wrote it.

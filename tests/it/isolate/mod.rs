@@ -368,6 +368,35 @@ finally: os.unlink('own.sock')
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn own_sockets_are_known_where_a_file_system_has_several_devices() {
+    let Some(workshop) = Workshop::open(None) else { return };
+    if !rustix::process::getuid().is_root() {
+        return;
+    }
+    // An overlay of two file systems, in which `stat` tells another device than the kernel's list of sockets.
+    let (User { uid, gid, home }, program) = (&workshop.user, program().display());
+    let script = format!(
+        "mkdir t && mount -t tmpfs none t && mkdir t/u t/w && chown {uid}:{gid} t/u && \
+         mount -t overlay none -o lowerdir=work,upperdir=t/u,workdir=t/w work && HOME={home:?} && \
+         exec setpriv --reuid {uid} --regid {gid} --clear-groups {program} run --isolate -- {PYTHON} -c \"$1\""
+    );
+    let python = format!(
+        "{TRY}
+own = socket.socket(socket.AF_UNIX); own.bind('work/own.sock')
+attempt('early', lambda: unix('work/own.sock'))
+own.listen()
+attempt('own', lambda: unix('work/own.sock'))
+"
+    );
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", &script, "sh", &python]).current_dir(workshop.folder.path());
+    let said = workshop.run(command).await;
+    let lines: Vec<_> = said.out.lines().collect();
+    assert_eq!(lines.first(), Some(&"early failed ConnectionRefusedError"), "{said:?}");
+    assert!(lines.last().is_some_and(|line| line.starts_with("own GOT")), "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tollgates_files_and_variables_are_hidden() {
     let Some(workshop) = Workshop::open(None) else { return };
     workshop.write("work/key", "");

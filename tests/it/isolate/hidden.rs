@@ -1,5 +1,7 @@
 //! What is Tollgate's stays out of the command's sight, and where it is; devices are few.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use super::{PYTHON, Workshop, fresh_value};
 
 /// Takes the file system apart in a name space of mounts within, where nothing would be pinned.
@@ -67,6 +69,20 @@ async fn no_folder_above_what_is_hidden_can_be_moved() {
     let said = workshop.run(workshop.isolated(&options, &["sh", "-c", script])).await;
     assert_eq!((said.out.as_str(), said.code), ("", Some(0)), "{said:?}");
     assert_eq!(said.err.matches("busy").count(), 8, "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_socket_is_reached_beside_what_is_hidden() {
+    let Some(workshop) = Workshop::open(None) else { return };
+    let policy = super::POLICY.replace("../secrets", "../../../secrets");
+    workshop.write("p/in/policies/policy.yaml", &policy);
+    let socket = workshop.path("p/in/agent.sock");
+    let _listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let options = ["--policies", "p/in/policies", "--share", "p"];
+    let script = "import os, socket; socket.socket(socket.AF_UNIX).connect('p/in/agent.sock'); print(os.listdir('p/in/policies'))";
+    let said = workshop.run(workshop.isolated(&options, &[PYTHON, "-c", script])).await;
+    assert_eq!(said.out, "[]\n", "{said:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
